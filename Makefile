@@ -1,0 +1,81 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV ?= $(shell command -v uv || echo .cache/uv/bin/uv)
+export UV
+
+.PHONY: help
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+.PHONY: init
+init: $(READY) ## Make the locked Python environment
+
+.cache/uv/bin/uv:
+	@echo "[gpusession] no uv on PATH: installing the pinned one into .cache/uv ..." >&2
+	@$(PYTHON) -m venv .cache/uv
+	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(READY): requirements/dev.txt pyproject.toml | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; say which with make PYTHON=...")'
+	@echo "[gpusession] making the Python environment in $(VENV) ..." >&2
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: assets
+assets: $(READY) ## Find or build Kubernetes, Redis, a C compiler (minutes on a cold machine)
+	@$(BIN)/python -m tests.support.assets
+
+.PHONY: demo
+demo: assets ## Seven Sessions on two simulated nodes, live; KEEP=1 leaves the cluster up
+	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: test-unit test-integration ## All tests
+
+.PHONY: test-unit
+test-unit: $(READY) ## Pure rules and small parts: no sockets, under 10 s
+	@$(BIN)/pytest tests/unit
+
+.PHONY: test-integration
+test-integration: assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
+	@$(BIN)/pytest tests/integration tests/e2e
+
+.PHONY: test-gpu
+test-gpu: $(READY) ## The agent's tests on a real NVIDIA GPU
+	@$(BIN)/pytest tests/gpu
+
+.PHONY: check
+check: $(READY) ## Lint, format, types, import layers, spelling, sizes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/codespell
+	@$(BIN)/python -m tests.support.sizes
+
+.PHONY: fix
+fix: $(READY) ## Format, and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: | $(UV) ## Resolve requirements/*.txt anew from pyproject.toml; no addresses, all hashes
+	@for group in dev go cc uv; do \
+	  args=$$([ $$group = dev ] && echo "pyproject.toml --group dev" || echo "--group pyproject.toml:$$group"); \
+	  $(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	    $$args -o requirements/$$group.txt; \
+	done
+
+.PHONY: clean
+clean: ## Remove the environment and everything built in this folder
+	@rm -rf $(VENV) .cache dist
