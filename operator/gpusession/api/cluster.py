@@ -1,0 +1,79 @@
+"""The parts of Kubernetes' own objects that the operator reads, and nothing more."""
+
+import msgspec
+
+from gpusession.api.session import USE_LABEL, Words
+
+OUT_OF_SERVICE_TAINT = "node.kubernetes.io/out-of-service"
+"""Set by a human or a cloud controller: the node is down and its pods are not running."""
+
+
+class ObjectMeta(Words, frozen=True, kw_only=True):
+    """metav1.ObjectMeta, as far as it is read."""
+
+    name: str
+    uid: str
+    namespace: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+
+
+class ContainerPort(Words, frozen=True, kw_only=True):
+    """One declared port of a container."""
+
+    container_port: int
+    name: str = ""
+
+
+class Container(Words, frozen=True, kw_only=True):
+    """A container, for its ports."""
+
+    ports: tuple[ContainerPort, ...] = ()
+
+
+class PodSpec(Words, frozen=True, kw_only=True):
+    """Where a Pod runs and which ports it declares."""
+
+    node_name: str | None = None
+    containers: tuple[Container, ...] = ()
+
+
+class PodStatus(Words, frozen=True, kw_only=True):
+    """How a Pod is."""
+
+    phase: str = "Unknown"
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+
+
+class Pod(Words, frozen=True, kw_only=True):
+    """core/v1 Pod."""
+
+    metadata: ObjectMeta
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def use(self) -> str | None:
+        """What the Pod consents to, or None where it never opted in."""
+        return self.metadata.labels.get(USE_LABEL)
+
+
+class Taint(Words, frozen=True, kw_only=True):
+    """A node's taint."""
+
+    key: str
+
+
+class NodeSpec(Words, frozen=True, kw_only=True):
+    """A node's taints."""
+
+    taints: tuple[Taint, ...] = ()
+
+
+class Node(Words, frozen=True, kw_only=True):
+    """core/v1 Node."""
+
+    metadata: ObjectMeta
+    spec: NodeSpec = NodeSpec()

@@ -1,0 +1,60 @@
+"""Every error that crosses a module boundary, cut by what the caller does next.
+
+GpuSessionError
+├── Retry               the same call may succeed later; nothing is lost by waiting
+│   ├── ApiUnavailable      kube-apiserver: no answer, 429, 5xx
+│   ├── AgentUnavailable    a node agent gave no usable answer
+│   └── StoreUnavailable    Redis gave no usable answer
+├── Stale               the object has moved on: look again, then decide again
+├── Refused             the other side understood and said no; repeating will not help
+│   └── KeyRefused          a Redis key outside the Session's own names
+└── Misconfigured       this process cannot work as set up: say why and exit
+
+An outcome that is expected (a verdict, a refused bind) is a return value, not an error.
+"""
+
+from datetime import timedelta
+
+
+class GpuSessionError(Exception):
+    """The root, for a last-resort handler."""
+
+
+class Retry(GpuSessionError):  # noqa: N818 - named by what the caller does
+    """Try again, not before `after` where the other side asked for that."""
+
+    def __init__(self, message: str, *, after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class ApiUnavailable(Retry):
+    """kube-apiserver did not answer, or answered 429 or 5xx."""
+
+
+class AgentUnavailable(Retry):
+    """The node's agent could not be found, reached, or understood."""
+
+
+class StoreUnavailable(Retry):
+    """Redis could not be reached or could not serve the command."""
+
+
+class Stale(GpuSessionError):  # noqa: N818 - named by what the caller does
+    """A precondition on uid, version or list position failed: observe again."""
+
+
+class Refused(GpuSessionError):  # noqa: N818 - named by what the caller does
+    """A clear no (400, 403, 422); `reason` is a word to branch on."""
+
+    def __init__(self, message: str, *, reason: str = "Refused") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class KeyRefused(Refused):
+    """A Redis key, index entry or prefix that is not the Session's own."""
+
+
+class Misconfigured(GpuSessionError):  # noqa: N818 - named by what the caller does
+    """Settings or surroundings under which the process must not run."""

@@ -1,0 +1,145 @@
+"""Every knob of every process, one class each: environment `GPUSESSION_*`, optional YAML.
+
+Unknown keys are refused. Each field says its unit and why its default is what it is.
+Rules and adapters never see these classes: `main.py` hands them plain values.
+"""
+
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ProcessSettings(BaseSettings):
+    """What every process has."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GPUSESSION_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    log_level: str = "INFO"
+    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
+
+    listen_host: IPv4Address | IPv6Address = IPv4Address("0.0.0.0")  # noqa: S104
+    """Address to listen on; a pod has one, and NetworkPolicy says who may come."""
+
+    metrics_port: Port = 9090
+    """Plain HTTP for /metrics, /healthz and /readyz."""
+
+    kubeconfig: Path | None = None
+    """Kubeconfig to log in with; unset means the pod's own ServiceAccount."""
+
+    kube_timeout: timedelta = timedelta(seconds=10)
+    """Longest wait for one API call: twice the 5 s that a loaded apiserver may take."""
+
+    state_redis_url: SecretStr | None = None
+    """Redis with tenants' Session state; unset means that no Session may have `spec.state`."""
+
+    redis_timeout: timedelta = timedelta(seconds=5)
+    """Longest wait for one Redis command; a SCAN step of 1,000 keys takes 1 ms."""
+
+
+class ControllerSettings(ProcessSettings):
+    """`gpusession controller`."""
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Redis with our own control records; never the tenants' database."""
+
+    namespace: str = "gpusession-system"
+    """Where the controller runs."""
+
+    agent_namespace: str = "gpusession-agents"
+    """Where the agents run: a namespace of its own, since they are privileged."""
+
+    agent_selector: str = "app.kubernetes.io/name=gpusession-agent"
+    """Label selector of the agents' Pods; a Pod's node, IP and first port lead to it."""
+
+    agent_server_name: str = "gpusession-agent.gpusession-agents.svc"
+    """The DNS name that every agent's certificate carries."""
+
+    agent_ca_file: Path = Path("/etc/gpusession/tls/ca.crt")
+    """CA of the agents' certificates."""
+
+    agent_token_file: Path = Path("/var/run/secrets/gpusession/agent-token")
+    """Projected ServiceAccount token for audience `gpusession-agent`; kubelet renews it."""
+
+    agent_timeout: timedelta = timedelta(seconds=10)
+    """Longest wait for an agent beyond the grace of the order: ladder 0.8 s, Redis 5 s."""
+
+    workers: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Sessions worked on at once; one waits mostly for its agent."""
+
+    api_connections: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Open connections to kube-apiserver; it bounds our share of its seats."""
+
+    pending_report_after: timedelta = timedelta(seconds=3)
+    """How old a waiting Session gets before its status says so; spares most a write.
+
+    creationTimestamp has whole seconds, so it is two seconds at least: enough for a
+    scheduler and a warm image."""
+
+    resync_period: timedelta = timedelta(seconds=60)
+    """Between two lists that find missed events; also how stale a watch may go unseen."""
+
+    rebind_period: timedelta = timedelta(seconds=300)
+    """Between two repeats of an Active Session's bind, which heal a lost ledger."""
+
+    retry_base: timedelta = timedelta(milliseconds=200)
+    """First wait after a failure; doubles with jitter."""
+
+    retry_cap: timedelta = timedelta(seconds=30)
+    """Longest wait between two tries: how late a repaired fault is noticed."""
+
+    watch_stale_after: timedelta = timedelta(seconds=150)
+    """Watch behind the list for this long: /healthz fails. Two resyncs and a margin."""
+
+    drain_timeout: timedelta = timedelta(seconds=15)
+    """SIGTERM: time for work in hand, half of the Pod's default 30 s grace."""
+
+
+class AgentSettings(ProcessSettings):
+    """`gpusession agent`."""
+
+    node_name: str
+    """The Node this agent serves (downward API `spec.nodeName`)."""
+
+    port: Port = 8443
+    """HTTPS port of the agent's API."""
+
+    tls_cert_file: Path = Path("/etc/gpusession/tls/tls.crt")
+    """Server certificate."""
+
+    tls_key_file: Path = Path("/etc/gpusession/tls/tls.key")
+    """Its private key."""
+
+    allowed_caller: str = "system:serviceaccount:gpusession-system:gpusession-controller"
+    """The one user name that TokenReview may return for a caller."""
+
+    token_cache: timedelta = timedelta(seconds=30)
+    """How long a good TokenReview is believed; a revoked caller lives on that long."""
+
+    ledger_file: Path = Path("/var/lib/gpusession/ledger.sqlite")
+    """SQLite file on the node's disk; it outlives the agent's Pod."""
+
+    pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    """kubelet's socket; its peer's pid proves that we share kubelet's pid namespace."""
+
+    nvml_timeout: timedelta = timedelta(milliseconds=500)
+    """Longest wait for one look at NVML; a sick GPU hangs calls for ever."""
+
+    observe_period: timedelta = timedelta(seconds=5)
+    """Between two looks at bound Pods, which note who was seen holding memory."""
+
+    demo_mode: bool = False
+    """Allows proc_root and cgroup_root; the shipped image refuses them without it."""
+
+    proc_root: Path = Path("/proc")
+    """procfs to read; another one only in demo mode."""
+
+    cgroup_root: Path = Path("/sys/fs/cgroup")
+    """cgroup file system to read; another one only in demo mode."""
