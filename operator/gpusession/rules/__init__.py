@@ -1,0 +1,1 @@
+"""Decide: pure functions from facts to actions. No clock, randomness, I/O or logging."""

@@ -1,0 +1,98 @@
+"""The product: what happens next to a Session, given everything that is known of it.
+
+`step` never acts. It returns the status as it should be and the effects that lead there;
+the worker performs them and asks again. Since each call sees the whole situation, lost,
+doubled or reordered events change nothing, and a crash between any two effects only means
+that the same decision is taken once more.
+
+    Pending ──► Active ──► PendingDestroy ──► Destroyed
+       └──────────────── never bound ─────────────┘
+"""
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+import msgspec
+
+from gpusession.api.release import BindReport
+from gpusession.api.session import (
+    FINALIZER,
+    ConditionStatus,
+    ConditionType,
+    Phase,
+    Reason,
+    SessionStatus,
+)
+from gpusession.rules.actions import (
+    Announce,
+    Bind,
+    DeleteSession,
+    DropFinalizer,
+    ForgetRecord,
+    Intent,
+    OpenRecord,
+    RecordStatus,
+    Requeue,
+    Step,
+)
+from gpusession.rules.binding import pending
+from gpusession.rules.conditions import find, with_condition
+from gpusession.rules.evidence import end_reason
+from gpusession.rules.observation import Limits, Observation
+from gpusession.rules.outcome import pending_destroy
+from gpusession.rules.releasing import releasing
+
+
+def step(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limits) -> Step:
+    """Return the status as it should be and the effects that lead there, in order.
+
+    An empty tuple means that there is nothing to do until something changes.
+    """
+    state = msgspec.structs.replace(state, observed_generation=seen.metadata.generation)
+    match state.phase:
+        case None | Phase.PENDING:
+            return pending(state, seen, now=now, limits=limits)
+        case Phase.ACTIVE:
+            return _active(state, seen, now=now)
+        case Phase.PENDING_DESTROY:
+            return releasing(state, seen, now=now)
+        case Phase.DESTROYED:
+            return _destroyed(state, seen, now=now)
+        case _:
+            assert_never(state.phase)
+
+
+def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+    if (reason := end_reason(state, seen)) is not None:
+        return pending_destroy(state, reason, now=now), (RecordStatus(),)
+    if seen.rebind_due and state.node_name and state.pod_uid and seen.bind is None:
+        return state, (Bind(Intent(state.node_name, state.pod_uid)), OpenRecord())
+    after = state
+    if isinstance(seen.bind, BindReport) and seen.bind.bound:
+        gpus = tuple(sorted({*state.gpu_uuids, *seen.bind.gpu_uuids}))
+        if set(gpus) != set(state.gpu_uuids):
+            after = msgspec.structs.replace(state, gpu_uuids=gpus)
+    ready = find(state, ConditionType.READY)
+    if ready is None or ready.observed_generation != state.observed_generation:
+        message = ready.message if ready else ""
+        after = with_condition(
+            after,
+            ConditionType.READY,
+            ConditionStatus.TRUE,
+            reason=Reason.BOUND,
+            message=message,
+            now=now,
+        )
+    return after, (RecordStatus(),) if after != state else ()
+
+
+def _destroyed(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+    if FINALIZER in seen.metadata.finalizers:
+        return state, (ForgetRecord(), Announce(), DropFinalizer())
+    ttl, finished = seen.spec.ttl_seconds_after_destroyed, find(state, ConditionType.FINISHED)
+    if ttl is None or finished is None or seen.metadata.deletion_timestamp is not None:
+        return state, ()
+    ends = datetime.fromisoformat(finished.last_transition_time) + timedelta(seconds=ttl)
+    if now < ends:
+        return state, (Requeue(ends - now),)
+    return state, (DeleteSession(), Requeue())  # the watch tells when it is gone

@@ -1,0 +1,52 @@
+"""The whole situation of one Session, as facts: what `lifecycle.step` decides upon.
+
+Three answers are possible everywhere: the thing itself, `ABSENT` (its owner was asked and
+says that there is none) and `UNSEEN` (nobody could look). Only the first two are evidence.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from gpusession.api.cluster import Node, Pod
+from gpusession.api.release import BindReport, ReleaseReport, StateReport
+from gpusession.api.session import Metadata, SessionSpec
+
+
+class Look(Enum):
+    """A look that did not bring back the thing itself."""
+
+    ABSENT = "absent"
+    UNSEEN = "unseen"
+
+
+ABSENT = Look.ABSENT
+UNSEEN = Look.UNSEEN
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A call to the node's agent that brought no answer, and why."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that a decision may rest on. Events are not part of it, only what is."""
+
+    metadata: Metadata
+    spec: SessionSpec
+    pod: Pod | Look = UNSEEN
+    node: Node | Look = UNSEEN
+    bind: BindReport | Unreachable | None = None
+    release: ReleaseReport | Unreachable | None = None
+    cleared: StateReport | None = None
+    rebind_due: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers of the lifecycle, filled from the settings."""
+
+    pending_report_after: timedelta = timedelta(seconds=3)

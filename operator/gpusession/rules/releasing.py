@@ -1,0 +1,71 @@
+"""PendingDestroy: collect the evidence, and close only when both halves of it are in."""
+
+from datetime import datetime
+
+from gpusession.api.release import Verdict
+from gpusession.api.session import ConditionStatus, ConditionType, Reason, SessionStatus
+from gpusession.rules.actions import ClearState, Intent, RecordStatus, Release, Requeue, Step
+from gpusession.rules.conditions import holds, timestamp, with_condition
+from gpusession.rules.evidence import node_is_gone, pod_deletion, release_mode
+from gpusession.rules.observation import UNSEEN, Observation
+from gpusession.rules.outcome import (
+    destroyed,
+    is_proven,
+    with_clearing,
+    with_release,
+    with_verdict,
+)
+
+
+def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+    """Decide for a Session whose end has begun."""
+    before = state
+    if is_proven(state):
+        return destroyed(state, now=now), (RecordStatus(),)
+    if (human := seen.metadata.override_by) is not None:
+        return _overridden(state, human, now=now)
+    if node_is_gone(state, seen):
+        return _release_with_node(state, seen, now=now)
+    match seen.release:
+        case None if seen.pod is UNSEEN:
+            # Only the Pod tells whether it still consents, and whether it must be deleted so
+            # that kubelet does not start it again behind the verdict.
+            return state, (Requeue(),)
+        case None:
+            intent = Intent(state.node_name or "", state.pod_uid or "")
+            deletion = pod_deletion(state, seen)
+            release = Release(intent, release_mode(state, seen, now=now))
+            return state, (release,) if deletion is None else (deletion, release)
+        case answer:
+            state = with_release(state, answer, now=now)
+    if is_proven(state):
+        return destroyed(state, now=now), (RecordStatus(),)
+    return state, (RecordStatus(), Requeue()) if state != before else (Requeue(),)
+
+
+def _overridden(state: SessionStatus, human: str, *, now: datetime) -> Step:
+    message = f"{human} gave up on the evidence at {timestamp(now)}"
+    if not holds(state, ConditionType.GPU_RELEASED):
+        state = with_verdict(state, Verdict.OVERRIDDEN, message=message, now=now)
+    if not holds(state, ConditionType.STATE_CLEARED):
+        state = with_condition(
+            state,
+            ConditionType.STATE_CLEARED,
+            ConditionStatus.TRUE,
+            reason=Reason.OVERRIDDEN,
+            message=message,
+            now=now,
+        )
+    return destroyed(state, now=now), (RecordStatus(),)
+
+
+def _release_with_node(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+    before = state
+    if not holds(state, ConditionType.GPU_RELEASED):
+        state = with_verdict(state, Verdict.NODE_GONE, now=now)
+    if seen.cleared is None:
+        return state, (ClearState(),)
+    state = with_clearing(state, seen.cleared, now=now)
+    if is_proven(state):
+        return destroyed(state, now=now), (RecordStatus(),)
+    return state, (RecordStatus(), Requeue()) if state != before else (Requeue(),)
