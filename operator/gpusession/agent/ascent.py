@@ -1,0 +1,241 @@
+"""One climb of the ladder for one Pod: look, signal, look again; rules/ladder.py judges.
+
+It holds what was seen on the way. It derives every pid itself, and knows nothing of
+ledgers, requests or Redis: `release` does.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gpusession.agent.gpu_view import GpuView, Sighting, Stranger
+from gpusession.agent.nvml import Blind
+from gpusession.agent.processes import PodProcesses, ProcessId, close_all, wait_for_exits
+from gpusession.api.session import Stage
+from gpusession.metrics import RELEASE_STAGE_SECONDS
+from gpusession.rules.ladder import (
+    CLEAN_READS,
+    Evidence,
+    Limits,
+    Rung,
+    StageResult,
+    is_clean,
+)
+
+_PAUSES = (0.002, 0.005, 0.01, 0.02)
+"""Seconds between looks while something is left; the last one repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look found."""
+
+    blind: str | None
+    holding: int = 0
+    alive: int = 0
+    strangers: tuple[Stranger, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it could see, and nothing of the Session is left."""
+        return self.blind is None and is_clean(
+            holding=self.holding, alive=self.alive, unattributed=len(self.strangers)
+        )
+
+
+@dataclass(slots=True)
+class _Running:
+    """The stage that runs: until when it may, and what has come of it."""
+
+    deadline_at: float
+    result: StageResult = StageResult.DONE
+
+
+class Ascent:
+    """Climbs once for one Pod; its stages are called in the order of `rules.ladder.rungs`."""
+
+    def __init__(
+        self,
+        pod_uid: str,
+        *,
+        gpu_uuids: Collection[str],
+        baseline: Collection[ProcessId],
+        view: GpuView,
+        processes: PodProcesses,
+    ) -> None:
+        self.gpu_uuids = set(gpu_uuids)
+        self.bytes_before: int | None = None
+        self.bytes_after = 0
+        self._ended: set[ProcessId] = set()
+        self.stages: list[Stage] = []
+        self._pod_uid = pod_uid
+        self._baseline = frozenset(baseline)
+        self._view = view
+        self._processes = processes
+        self._last = _Look("nobody has looked yet")
+        self._holder_pids: set[int] = set()
+        self._clean_reads = 0
+        self._clean_since = self._clean_until = 0.0
+
+    @property
+    def saw_holding(self) -> bool:
+        """Whether any look of this climb found the Pod in NVML's lists."""
+        return bool(self._holder_pids)
+
+    @property
+    def saw_nothing(self) -> bool:
+        """Whether the last look found no process of the Pod; a blind one counts the living."""
+        return self._last.alive == self._last.holding == 0
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the last look could not see."""
+        return self._last.blind is not None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the last look could see and found nothing."""
+        return self._last.is_clean
+
+    @property
+    def strangers(self) -> tuple[int, ...]:
+        """Pids of no known Pod that the last look found on the Session's GPUs."""
+        return tuple(stranger.pid for stranger in self._last.strangers)
+
+    @property
+    def processes_ended(self) -> int:
+        """How many of the processes that were signalled have exited."""
+        return sum(self._processes.identify(process.pid) != process for process in self._ended)
+
+    def evidence(self, *, held_before: bool, rebooted: bool) -> Evidence:
+        """Put together what was seen, for the verdict."""
+        return Evidence(
+            ever_held=held_before or self.saw_holding,
+            holding=self._last.holding,
+            alive=self._last.alive,
+            unattributed=len(self._last.strangers),
+            blind=self._last.blind,
+            clean_reads=self._clean_reads,
+            clean_for=timedelta(seconds=self._clean_until - self._clean_since),
+            rebooted=rebooted,
+        )
+
+    async def resolve(self, rung: Rung) -> None:
+        """Look for the first time, before anything is signalled: these are the bytes before."""
+        with self._stage(rung) as running:
+            await self._look(running.deadline_at)
+            running.result = StageResult.BLIND if self.is_blind else StageResult.DONE
+
+    async def sigterm(self, rung: Rung) -> None:
+        """Ask every process of the Pod to exit, and wait for that."""
+        with self._stage(rung) as running:
+            living = self._processes.living(self._pod_uid, also=self._holder_pids)
+            held = self._processes.open(living.pids, self._pod_uid)
+            try:
+                for process in held:
+                    process.send(signal.SIGTERM)
+                in_time = await wait_for_exits(held, deadline_at=running.deadline_at)
+            finally:
+                close_all(held)
+            self._ended |= {process.id for process in held}
+            running.result = _result_of(found=bool(living.pids), gone=in_time)
+
+    async def sigkill(self, rung: Rung) -> None:
+        """Kill what is left, forks that race it included."""
+        with self._stage(rung) as running:
+            found = self._processes.living(self._pod_uid, also=self._holder_pids).pids
+            self._ended |= await self._processes.kill(
+                self._pod_uid, also=self._holder_pids, deadline_at=running.deadline_at
+            )
+            left = self._processes.living(self._pod_uid, also=self._holder_pids).pids
+            running.result = _result_of(found=bool(found), gone=not left)
+
+    async def verify(self, rung: Rung, *, limits: Limits) -> None:
+        """Look until two clean reads lie far enough apart, or the time is up."""
+        pauses = iter(_PAUSES)
+        with self._stage(rung) as running:
+            while True:
+                await self._look(running.deadline_at)
+                left = limits.clean_spacing.total_seconds() - self._clean_seconds
+                if self._clean_reads >= CLEAN_READS and left <= 0:
+                    return
+                pause = left if self.is_clean else next(pauses, _PAUSES[-1])
+                if time.monotonic() + pause >= running.deadline_at:
+                    break
+                await asyncio.sleep(pause)
+            running.result = StageResult.BLIND if self.is_blind else StageResult.LATE
+
+    @property
+    def _clean_seconds(self) -> float:
+        return self._clean_until - self._clean_since
+
+    async def _look(self, deadline_at: float) -> None:
+        began_at = time.monotonic()
+        snapshot = await self._view.look(self.gpu_uuids, deadline_at=deadline_at)
+        sighting = None
+        if not isinstance(snapshot, Blind):
+            own = self._holder_pids | {process.pid for process in self._ended}
+            sighting = self._view.of_pod(snapshot, self._pod_uid, own_pids=own)
+            self._note(sighting)
+        living = self._processes.living(self._pod_uid, also=self._holder_pids)
+        self._last = _Look(
+            blind=f"NVML: {snapshot.detail}" if isinstance(snapshot, Blind) else None,
+            holding=0 if sighting is None else len(sighting.holders),
+            alive=len(living.pids) + living.hidden,
+            strangers=() if sighting is None else self._against_us(sighting),
+        )
+        self._count_clean(began_at)
+
+    def _note(self, sighting: Sighting) -> None:
+        self.gpu_uuids |= sighting.gpu_uuids
+        self._holder_pids |= {holder.pid for holder in sighting.holders}
+        self.bytes_after = sighting.memory_bytes
+        if self.bytes_before is None:
+            self.bytes_before = sighting.memory_bytes
+
+    def _against_us(self, sighting: Sighting) -> tuple[Stranger, ...]:
+        """Pick the strangers that may be ours: on our GPUs all but those of before the bind.
+
+        Of a Session without known GPUs any may be; those in a cgroup of the host are not.
+        """
+        return tuple(
+            stranger
+            for stranger in sighting.strangers
+            if stranger.id not in self._baseline
+            and (
+                stranger.gpu_uuid in self.gpu_uuids
+                or (not self.gpu_uuids and not stranger.is_placed)
+            )
+        )
+
+    def _count_clean(self, began_at: float) -> None:
+        if not self._last.is_clean:
+            self._clean_reads = 0
+            self._clean_since = self._clean_until = 0.0
+            return
+        if self._clean_reads == 0:
+            self._clean_since = time.monotonic()  # the end of the first, the start of the last
+            began_at = self._clean_since
+        self._clean_reads += 1
+        self._clean_until = began_at
+
+    @contextmanager
+    def _stage(self, rung: Rung) -> Iterator[_Running]:
+        began_at = time.monotonic()
+        running = _Running(began_at + rung.limit.total_seconds())
+        yield running
+        took = time.monotonic() - began_at
+        RELEASE_STAGE_SECONDS.labels(rung.stage).observe(took)
+        self.stages.append(
+            Stage(name=rung.stage, milliseconds=round(took * 1000, 3), result=running.result)
+        )
+
+
+def _result_of(*, found: bool, gone: bool) -> StageResult:
+    if not found:
+        return StageResult.NOTHING_TO_DO
+    return StageResult.DONE if gone else StageResult.LATE

@@ -1,0 +1,253 @@
+"""The node's memory of Sessions: who has which Pod, and how each release ended.
+
+SQLite in WAL mode, every commit on disk before it counts: the agent may be killed at any
+point and goes on from here. It arbitrates that a Pod has one living Session. The only
+importer of sqlite3; all calls run in one thread.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from gpusession.agent.ledger_row import Claim, Row, RowState, row_of
+from gpusession.agent.processes import ProcessId
+from gpusession.api.release import ReleaseReport
+from gpusession.errors import Retry
+
+T = TypeVar("T")
+
+KEEP_DONE = timedelta(days=7)
+"""A done row answers repeats; a controller that was away for a week is away for good."""
+
+_LOCK_TIMEOUT = 2.0
+"""Seconds to wait for another process at the file: at most a predecessor that just exits."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    session_uid TEXT PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    pod_name TEXT NOT NULL,
+    pod_uid TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    seen_holding INTEGER NOT NULL DEFAULT 0,
+    gpu_uuids TEXT NOT NULL DEFAULT '[]',
+    max_bytes INTEGER NOT NULL DEFAULT 0,
+    baseline TEXT NOT NULL DEFAULT '[]',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    bytes_before INTEGER,
+    processes_ended INTEGER NOT NULL DEFAULT 0,
+    report BLOB,
+    changed_at REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS one_living_session_per_pod
+    ON sessions (pod_uid) WHERE state != 'done';
+CREATE TABLE IF NOT EXISTS fence (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    leader_epoch INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class Ledger:
+    """Rows of Sessions, one by uid. Every method may raise Retry: the file gave no answer.
+
+    The file is opened by the first call that needs it, and again after a failure.
+    """
+
+    def __init__(self, file: Path, *, now: Callable[[], float]) -> None:
+        self._file = file
+        self._now = now
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+
+    async def close(self) -> None:
+        """Close the file after what is queued."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_connection)
+        self._thread.shutdown(wait=False)
+
+    async def check(self) -> None:
+        """Raise Retry where the ledger cannot be read."""
+        await self._run(lambda db: db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
+
+    async def fence(self, leader_epoch: int) -> bool:
+        """Remember the highest leader epoch; False for a caller that is behind it."""
+        return await self._run(lambda db: _fence(db, leader_epoch))
+
+    async def find(self, session_uid: str) -> Row | None:
+        """Give the Session's row."""
+        rows = await self._rows("WHERE session_uid = ?", (session_uid,))
+        return rows[0] if rows else None
+
+    async def living_of_pod(self, pod_uid: str) -> str | None:
+        """Tell which Session has the Pod and is not done with it."""
+        rows = await self._rows("WHERE pod_uid = ? AND state != 'done'", (pod_uid,))
+        return rows[0].session_uid if rows else None
+
+    async def living(self) -> list[Row]:
+        """Give the rows that are not done."""
+        return await self._rows("WHERE state != 'done'")
+
+    async def rows(self) -> list[Row]:
+        """Give all rows."""
+        return await self._rows("")
+
+    async def bind(self, claim: Claim, *, baseline: Iterable[ProcessId]) -> bool:
+        """Give the Pod to the Session; False where another living Session has it.
+
+        A repeat keeps what is known and only takes the present boot id. The unique index
+        decides between two claims at once.
+        """
+        return await self._run(lambda db: _bind(db, claim, list(baseline), self._now()))
+
+    async def sight(self, sightings: Mapping[str, tuple[Collection[str], int]]) -> None:
+        """Note on which GPUs each living Session was seen holding, and how many bytes."""
+        await self._run(lambda db: _sight(db, sightings))
+
+    async def begin(
+        self, session_uid: str, *, gpu_uuids: Collection[str], bytes_before: int | None
+    ) -> Row | None:
+        """Write down that a release starts, and what was held, before anything is signalled.
+
+        The first bytes_before of all attempts stays. None where there is no row, or where
+        another Session has taken the Pod since this one was done.
+        """
+        seen = (gpu_uuids, bytes_before)
+        return await self._run(lambda db: _begin(db, session_uid, seen, now=self._now()))
+
+    async def settle(self, claim: Claim, report: ReleaseReport, *, done: bool) -> None:
+        """Keep how a release ended; done closes the row for good, or makes a closed one."""
+        await self._run(lambda db: _settle(db, claim, report, done=done, now=self._now()))
+
+    async def prune(self) -> None:
+        """Forget rows that have been done for longer than KEEP_DONE."""
+        before = self._now() - KEEP_DONE.total_seconds()
+        query = "DELETE FROM sessions WHERE state = 'done' AND changed_at < ?"
+        await self._run(lambda db: db.execute(query, (before,)))
+
+    async def _rows(self, where: str, values: tuple[str, ...] = ()) -> list[Row]:
+        query = f"SELECT * FROM sessions {where}"  # noqa: S608 - where is one of the constants above
+        return await self._run(lambda db: [row_of(found) for found in db.execute(query, values)])
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._transact, work)
+        except (sqlite3.Error, OSError) as error:
+            raise Retry(f"the ledger {self._file} gives no answer: {error}") from error
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = _open(self._file)
+        try:
+            with self._connection:
+                return work(self._connection)
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error:
+            self._forget_connection()
+            raise
+
+    def _forget_connection(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(file, timeout=_LOCK_TIMEOUT, isolation_level="IMMEDIATE")
+    try:
+        connection.row_factory = sqlite3.Row
+        # One agent at a time: what is in flight is known to its own process only.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _fence(db: sqlite3.Connection, leader_epoch: int) -> bool:
+    known = db.execute("SELECT leader_epoch FROM fence").fetchone()
+    if known is not None and leader_epoch <= known["leader_epoch"]:
+        return leader_epoch == int(known["leader_epoch"])
+    db.execute("INSERT OR REPLACE INTO fence VALUES (1, ?)", (leader_epoch,))
+    return True
+
+
+def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: float) -> bool:
+    try:
+        db.execute(
+            "INSERT INTO sessions (session_uid, namespace, name, pod_name, pod_uid, boot_id,"
+            " state, baseline, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (session_uid) DO UPDATE SET boot_id = excluded.boot_id"
+            " WHERE state != 'done'",
+            (*claim, RowState.BOUND, json.dumps(sorted(baseline)), now),
+        )
+    except sqlite3.IntegrityError:
+        return False
+    return True
+
+
+def _sight(db: sqlite3.Connection, sightings: Mapping[str, tuple[Collection[str], int]]) -> None:
+    for session_uid, (gpu_uuids, held) in sightings.items():
+        known = db.execute(
+            "SELECT gpu_uuids FROM sessions WHERE session_uid = ? AND state != 'done'",
+            (session_uid,),
+        ).fetchone()
+        if known is None or not gpu_uuids:
+            continue
+        merged = sorted({*json.loads(known["gpu_uuids"]), *gpu_uuids})
+        db.execute(
+            "UPDATE sessions SET seen_holding = 1, gpu_uuids = ?, max_bytes = max(max_bytes, ?)"
+            " WHERE session_uid = ?",
+            (json.dumps(merged), held, session_uid),
+        )
+
+
+def _begin(
+    db: sqlite3.Connection,
+    session_uid: str,
+    seen: tuple[Collection[str], int | None],
+    *,
+    now: float,
+) -> Row | None:
+    gpu_uuids, bytes_before = seen
+    try:
+        db.execute(
+            "UPDATE sessions SET state = ?, attempts = attempts + 1, changed_at = ?,"
+            " bytes_before = coalesce(bytes_before, ?) WHERE session_uid = ?",
+            (RowState.RELEASING, now, bytes_before, session_uid),
+        )
+    except sqlite3.IntegrityError:
+        return None
+    _sight(db, {session_uid: (gpu_uuids, bytes_before or 0)})
+    found = db.execute("SELECT * FROM sessions WHERE session_uid = ?", (session_uid,)).fetchone()
+    return None if found is None else row_of(found)
+
+
+def _settle(
+    db: sqlite3.Connection, claim: Claim, report: ReleaseReport, *, done: bool, now: float
+) -> None:
+    state = RowState.DONE if done else RowState.RELEASING
+    db.execute(
+        "INSERT INTO sessions (session_uid, namespace, name, pod_name, pod_uid, boot_id, state,"
+        " report, processes_ended, attempts, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (session_uid) DO UPDATE SET state = excluded.state,"
+        " report = excluded.report, processes_ended = excluded.processes_ended,"
+        " changed_at = excluded.changed_at",
+        (*claim, state, msgspec.json.encode(report), report.processes_ended, report.attempts, now),
+    )

@@ -1,0 +1,163 @@
+"""The agent process: builds its objects, starts its tasks, stops them."""
+
+import asyncio
+import signal
+import ssl
+import time
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from gpusession.agent.bind import Binder
+from gpusession.agent.callers import CallerCheck
+from gpusession.agent.gpu_view import GpuView
+from gpusession.agent.inventory import Inventory
+from gpusession.agent.ledger import Ledger
+from gpusession.agent.nvml import Nvml
+from gpusession.agent.observer import Observer
+from gpusession.agent.pid_namespace import PidNamespace
+from gpusession.agent.pod_check import PodCheck
+from gpusession.agent.processes import PodProcesses
+from gpusession.agent.release import Releaser
+from gpusession.agent.server import AgentApi, Probes, api_app, probe_app
+from gpusession.errors import Misconfigured
+from gpusession.kube.client import KubeClient
+from gpusession.kube.connection import KubeConnection
+from gpusession.kube.reader import KubeReader
+from gpusession.logs import configure
+from gpusession.rules.ladder import Limits
+from gpusession.settings import AgentSettings
+from gpusession.store.clearing import StateClearer
+from gpusession.store.client import RedisClient
+
+DRAIN = timedelta(seconds=10)
+"""SIGTERM: time for releases in flight; a fast one takes 0.8 s and clears for 5 s."""
+
+API_CONNECTIONS = 8
+"""At kube-apiserver: one read for each of 8 releases at a time takes about 10 ms."""
+
+NAMESPACE_PROOF = timedelta(milliseconds=100)
+"""A connect to a unix socket takes 0.05 ms; a release must not wait for a dead kubelet."""
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: AgentSettings) -> None:
+    """Serve until SIGTERM. Raises Misconfigured where the agent must not run."""
+    _refuse_other_roots(settings)
+    boot_id, tls = _read_boot_id(settings.proc_root), _tls(settings)
+    configure(settings.log_level)
+    stopped = _stop_signal()
+    async with AsyncExitStack() as stack:
+        reader = await _reader(settings, stack)
+        clearer = await _clearer(settings, stack)
+        ledger = Ledger(settings.ledger_file, now=time.time)
+        stack.push_async_callback(ledger.close)
+        nvml = Nvml(call_timeout=settings.nvml_timeout)
+        stack.push_async_callback(nvml.close)
+        namespace = PidNamespace(settings.pod_resources_socket, timeout=NAMESPACE_PROOF)
+        processes = PodProcesses(proc_root=settings.proc_root, cgroup_root=settings.cgroup_root)
+        view = GpuView(nvml, processes)
+        binder = Binder(
+            node_name=settings.node_name,
+            boot_id=boot_id,
+            namespace=namespace,
+            reader=reader,
+            view=view,
+            ledger=ledger,
+        )
+        releaser = Releaser(
+            boot_id=boot_id,
+            namespace=namespace,
+            pods=PodCheck(reader, node_name=settings.node_name),
+            view=view,
+            processes=processes,
+            ledger=ledger,
+            clearer=clearer,
+            state_timeout=settings.redis_timeout,
+            limits=Limits(),
+        )
+        stack.push_async_callback(releaser.drain, within=DRAIN)
+        callers = CallerCheck(
+            reader,
+            allowed_caller=settings.allowed_caller,
+            cache=settings.token_cache,
+            monotonic=time.monotonic,
+        )
+        inventory = Inventory(nvml=nvml, ledger=ledger)
+        api = AgentApi(binder=binder, releaser=releaser, inventory=inventory, ledger=ledger)
+        probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace)
+        period = settings.observe_period
+        observer = Observer(namespace=namespace, view=view, ledger=ledger, period=period)
+        host = str(settings.listen_host)
+        await nvml.start()
+        await _serve(stack, probe_app(probes), host, settings.metrics_port)
+        await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
+        log.info("agent serves", node=settings.node_name, port=settings.port)
+        async with asyncio.TaskGroup() as tasks:
+            observing = tasks.create_task(observer.run(), name="observer")
+            await stopped.wait()
+            observing.cancel()
+        log.info("agent stops")
+
+
+def _refuse_other_roots(settings: AgentSettings) -> None:
+    standard = (Path("/proc"), Path("/sys/fs/cgroup"))
+    if (settings.proc_root, settings.cgroup_root) != standard and not settings.demo_mode:
+        raise Misconfigured("proc_root and cgroup_root may be moved in demo mode only")
+
+
+def _read_boot_id(proc_root: Path) -> str:
+    try:
+        return (proc_root / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    except OSError as error:
+        raise Misconfigured(f"the boot id cannot be read: {error}") from error
+
+
+def _tls(settings: AgentSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise Misconfigured(f"no usable certificate {settings.tls_cert_file}: {error}") from error
+    return context
+
+
+def _stop_signal() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
+
+
+async def _reader(settings: AgentSettings, stack: AsyncExitStack) -> KubeReader:
+    connection = KubeConnection(settings.kubeconfig, timeout=settings.kube_timeout)
+    await connection.load()
+    session = await stack.enter_async_context(connection.session(connections=API_CONNECTIONS))
+    return KubeReader(KubeClient(session, server=connection.server))
+
+
+async def _clearer(settings: AgentSettings, stack: AsyncExitStack) -> StateClearer | None:
+    if settings.state_redis_url is None:
+        return None
+    url = settings.state_redis_url.get_secret_value()
+    client = RedisClient(url, timeout=settings.redis_timeout)
+    return StateClearer(await stack.enter_async_context(client))
+
+
+async def _serve(
+    stack: AsyncExitStack,
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Listen until the stack closes, which first lets the requests in hand be answered."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN.total_seconds())
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, host, port, ssl_context=tls).start()

@@ -1,0 +1,65 @@
+"""Notes who holds GPU memory while Sessions live: what makes a later Freed worth saying."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import structlog
+
+from gpusession.agent.gpu_view import GpuView
+from gpusession.agent.ledger import Ledger
+from gpusession.agent.ledger_row import Row, RowState
+from gpusession.agent.nvml import Blind
+from gpusession.agent.pid_namespace import PidNamespace
+from gpusession.errors import Retry
+from gpusession.metrics import LEDGER_ROWS
+
+log = structlog.get_logger(__name__)
+
+
+class Observer:
+    """Looks at all bound Pods with one Snapshot, again and again."""
+
+    def __init__(
+        self, *, namespace: PidNamespace, view: GpuView, ledger: Ledger, period: timedelta
+    ) -> None:
+        self._namespace = namespace
+        self._view = view
+        self._ledger = ledger
+        self._period = period
+
+    async def run(self) -> None:
+        """Observe for ever; what fails is tried again after the period."""
+        while True:
+            try:
+                await self.observe()
+                await self._ledger.prune()
+            except (Retry, OSError) as error:
+                log.warning("nothing observed", error=str(error))
+            await asyncio.sleep(self._period.total_seconds())
+
+    async def observe(self) -> None:
+        """Look once and note the sightings; who cannot look notes nothing."""
+        rows = await self._ledger.rows()
+        _count(rows)
+        bound = [row for row in rows if row.state is RowState.BOUND]
+        if not bound or await self._namespace.doubt() is not None:
+            return
+        snapshot = await self._view.look()
+        if isinstance(snapshot, Blind):
+            log.warning("nothing observed", error=snapshot.detail, reason=snapshot.reason)
+            return
+        sightings = [(row, self._view.of_pod(snapshot, row.claim.pod_uid)) for row in bound]
+        await self._ledger.sight(
+            {
+                row.session_uid: (seen.gpu_uuids, seen.memory_bytes)
+                for row, seen in sightings
+                if seen.gpu_uuids - set(row.gpu_uuids) or seen.memory_bytes > row.max_bytes
+            }
+        )
+
+
+def _count(rows: list[Row]) -> None:
+    by_state = Counter(row.state for row in rows)
+    for state in RowState:
+        LEDGER_ROWS.labels(state).set(by_state[state])

@@ -1,0 +1,77 @@
+"""Command line: which process to be, with settings from the environment and a file.
+
+The environment wins over the file. Names that no setting has are refused in both, since a
+mistyped limit would silently be the default.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from gpusession.errors import Misconfigured
+from gpusession.settings import AgentSettings, ControllerSettings, ProcessSettings
+
+_PREFIX = "GPUSESSION_"
+
+_PROCESSES: Mapping[str, type[ProcessSettings]] = {
+    "agent": AgentSettings,
+    "controller": ControllerSettings,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one process until it ends; exit with 2 where it must not run as set up."""
+    parser = argparse.ArgumentParser(prog="gpusession", description="GPU session operator.")
+    parser.add_argument("process", choices=sorted(_PROCESSES), help="which process to be")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
+    asked = parser.parse_args(argv)
+    try:
+        settings = load_settings(_PROCESSES[asked.process], asked.config, os.environ)
+        process = import_module(f"gpusession.{asked.process}.main")  # only what it needs
+        asyncio.run(process.run(settings))
+    except Misconfigured as error:
+        sys.stderr.write(f"gpusession {asked.process}: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
+def load_settings(
+    kind: type[ProcessSettings], file: Path | None, environment: Mapping[str, str]
+) -> ProcessSettings:
+    """Read the settings of one process; raises Misconfigured with all that is wrong."""
+    fields = {_PREFIX + name.upper(): name for name in kind.model_fields}
+    given = {name.upper() for name in environment if name.upper().startswith(_PREFIX)}
+    unknown = sorted(given - set(fields))
+    if unknown:
+        raise Misconfigured(
+            f"no such setting: {', '.join(unknown)} (variables of Services named gpusession-* "
+            "look alike: set enableServiceLinks: false)"
+        )
+    from_file = _read_yaml(file) if file is not None else {}
+    values = {
+        name: value for name, value in from_file.items() if _PREFIX + name.upper() not in given
+    }
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise Misconfigured("; ".join(problems)) from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise Misconfigured(f"{file}: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise Misconfigured(f"{file}: names and values are expected")
+    return values

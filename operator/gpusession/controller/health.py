@@ -1,0 +1,50 @@
+"""/healthz, /readyz and /metrics of the controller, for kubelet and Prometheus."""
+
+import asyncio
+from datetime import timedelta
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gpusession.controller.sweep import Sweep
+
+
+class Health:
+    """Alive while the watch is not behind the list; ready once all caches are filled."""
+
+    def __init__(
+        self, sweep: Sweep, *, synced: tuple[asyncio.Event, ...], stale_after: timedelta
+    ) -> None:
+        self._sweep = sweep
+        self._synced = synced
+        self._stale_after = stale_after
+
+    def application(self) -> web.Application:
+        """Build the routes."""
+        application = web.Application()
+        application.add_routes(
+            [
+                web.get("/healthz", self.healthz),
+                web.get("/readyz", self.readyz),
+                web.get("/metrics", self.metrics),
+            ]
+        )
+        return application
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """200 unless the watch has been behind for too long; then a restart helps."""
+        since = self._sweep.behind_since
+        age = 0.0 if since is None else asyncio.get_running_loop().time() - since
+        if age > self._stale_after.total_seconds():
+            return web.Response(status=503, text=f"the watch is {age:.0f} s behind the list\n")
+        return web.Response(text=f"ok, watch behind for {age:.0f} s\n")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """200 once Pods and Nodes have been listed."""
+        if all(event.is_set() for event in self._synced):
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="still listing Pods and Nodes\n")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Prometheus text format."""
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

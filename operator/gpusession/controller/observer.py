@@ -1,0 +1,84 @@
+"""Looks: gathers the whole situation of one Session before each decision.
+
+Watched caches answer where presence is enough. Absence is always asked of the apiserver,
+since only its own "not found" may end a Session.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from gpusession.api.cluster import Node, Pod
+from gpusession.api.release import BindReport, ReleaseReport, StateReport
+from gpusession.api.session import Metadata, Phase, Session
+from gpusession.errors import ApiUnavailable
+from gpusession.kube.reader import KubeReader
+from gpusession.kube.reflector import Reflector
+from gpusession.rules.evidence import recorded_node
+from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Unreachable
+
+_session = msgspec.json.Decoder(Session)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What this round of work has learned from calls; gone with the round."""
+
+    bind: BindReport | Unreachable | None = None
+    release: ReleaseReport | Unreachable | None = None
+    cleared: StateReport | None = None
+    rebind_due: bool = False
+
+
+class Observer:
+    """Builds an Observation; what cannot be seen is UNSEEN, never ABSENT."""
+
+    def __init__(self, reader: KubeReader, *, pods: Reflector[Pod], nodes: Reflector[Node]) -> None:
+        self._reader = reader
+        self._pods = pods
+        self._nodes = nodes
+
+    async def look(self, session: Session, findings: Findings) -> Observation:
+        """Gather everything known of one Session now."""
+        over = session.status.phase is Phase.DESTROYED
+        return Observation(
+            metadata=session.metadata,
+            spec=session.spec,
+            pod=UNSEEN if over else await self._pod(session),
+            node=UNSEEN if over else await self._node(session),
+            bind=findings.bind,
+            release=findings.release,
+            cleared=findings.cleared,
+            rebind_due=findings.rebind_due,
+        )
+
+    async def session(self, seen: Metadata) -> Session | None:
+        """Read this very Session again; None when it is gone or another has its name."""
+        body = await self._reader.session(seen.namespace, seen.name)
+        fresh = None if body is None else _session.decode(body)
+        return fresh if fresh is not None and fresh.metadata.uid == seen.uid else None
+
+    async def _pod(self, session: Session) -> Pod | Look:
+        namespace, name = session.metadata.namespace, session.spec.pod_refs[0].name
+        known = self._pods.get(namespace, name)
+        bound = session.status.pod_uid
+        if known is not None and (bound is None or known.metadata.uid == bound):
+            return known
+        try:
+            return await self._reader.pod(namespace, name) or ABSENT
+        except ApiUnavailable:
+            return UNSEEN
+
+    async def _node(self, session: Session) -> Node | Look:
+        pod = self._pods.get(session.metadata.namespace, session.spec.pod_refs[0].name)
+        name = recorded_node(session) or (pod.spec.node_name if pod else None)
+        if name is None:
+            return UNSEEN
+        known = self._nodes.get("", name)
+        uid = session.status.node_uid
+        if known is not None and (uid is None or known.metadata.uid == uid):
+            return known
+        try:
+            return await self._reader.node(name) or ABSENT
+        except ApiUnavailable:
+            return UNSEEN

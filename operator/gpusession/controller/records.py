@@ -1,0 +1,90 @@
+"""Keeps Redis' control records in step with the Sessions; never in the way of an end.
+
+A Session needs no Redis to be destroyed. So each single write here is short and may fail;
+`repair` makes good later what did not happen.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from gpusession.api.session import Phase, Session, SessionStatus
+from gpusession.controller.sessions import SessionCache
+from gpusession.errors import StoreUnavailable
+from gpusession.metrics import REDIS_UP, REPAIRS
+from gpusession.store.sessions import SessionStore
+
+PATIENCE = timedelta(milliseconds=250)
+"""For one write on the way to an end: a quarter of what a release itself may take."""
+
+REST = timedelta(seconds=2)
+"""After a failure nobody tries for this long, so that a dead Redis delays nobody twice."""
+
+log = structlog.get_logger()
+
+
+class RecordKeeper:
+    """Opens, forgets and repairs records; raises nothing."""
+
+    def __init__(self, store: SessionStore, sessions: SessionCache) -> None:
+        self._store = store
+        self._sessions = sessions
+        self._down_until = float("-inf")
+
+    async def open(self, session: Session, status: SessionStatus) -> bool:
+        """Make sure of the record of an Active Session; False where Redis did not answer."""
+        return await self._try(
+            lambda: self._store.open(
+                uid=session.metadata.uid,
+                namespace=session.metadata.namespace,
+                name=session.metadata.name,
+                user=session.spec.user,
+                node=status.node_name or "",
+                lifetime=timedelta(seconds=session.spec.max_lifetime_seconds),
+            )
+        )
+
+    async def forget(self, uid: str) -> bool:
+        """Drop the record of a Session that has ended; False where Redis did not answer."""
+        return await self._try(lambda: self._store.forget(uid))
+
+    async def repair(self) -> None:
+        """Open what an Active Session lacks, drop what no Session stands behind.
+
+        Call it after a full list: a uid that is not in the cache then has no Session. The
+        database of the records belongs to this one cluster alone.
+        """
+        try:
+            recorded = await self._store.uids()
+        except StoreUnavailable as error:
+            REDIS_UP.set(0)
+            log.warning("records not compared", error=str(error))
+            return
+        REDIS_UP.set(1)
+        for session in self._sessions:
+            uid, phase = session.metadata.uid, session.status.phase
+            if phase is Phase.ACTIVE and uid not in recorded:
+                REPAIRS.labels("record_missing").inc()
+                await self.open(session, session.status)
+        for uid in recorded:
+            known = self._sessions.get(uid)
+            if known is None or known.status.phase is Phase.DESTROYED:
+                REPAIRS.labels("record_orphaned").inc()
+                await self.forget(uid)
+
+    async def _try(self, write: Callable[[], Awaitable[None]]) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._down_until:
+            return False  # one slow failure is enough for everyone who comes right after
+        try:
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                await write()
+        except (StoreUnavailable, TimeoutError) as error:
+            REDIS_UP.set(0)
+            self._down_until = now + REST.total_seconds()
+            log.warning("record not written; the resync repairs it", error=str(error))
+            return False
+        REDIS_UP.set(1)
+        return True

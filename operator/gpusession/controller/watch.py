@@ -1,0 +1,73 @@
+"""Runs Kopf, and stops it last: on exit it cancels every task that was born after its own.
+
+SIGTERM goes through timed stages: no new keys are taken, work in hand gets `drain_timeout`,
+then the watch ends. Whatever is not finished by then is found again by the next leader.
+"""
+
+import asyncio
+import signal
+from datetime import timedelta
+
+import kopf
+import structlog
+
+from gpusession.controller.handlers import build_registry, build_settings
+from gpusession.controller.intake import Intake
+from gpusession.controller.queue import DestroyQueue
+from gpusession.errors import GpuSessionError
+from gpusession.kube.connection import KubeConnection
+
+CONNECTIONS = 4
+"""Kopf's own session: one watch, one page of a list, one spare for a reconnect."""
+
+log = structlog.get_logger()
+
+
+async def watch_sessions(
+    connection: KubeConnection,
+    *,
+    intake: Intake,
+    queue: DestroyQueue,
+    drain_timeout: timedelta,
+) -> None:
+    """Watch until SIGTERM or SIGINT, then drain; raises when Kopf gives up before that."""
+
+    async def log_in() -> kopf.AiohttpSession:
+        session = connection.session(connections=CONNECTIONS)
+        return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
+
+    ready, stop_kopf, asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    operator = asyncio.create_task(
+        kopf.operator(
+            registry=build_registry(intake, log_in),
+            settings=build_settings(),
+            standalone=True,
+            clusterwide=True,
+            ready_flag=ready,
+            stop_flag=stop_kopf,
+        ),
+        name="kopf",
+    )
+    await _first_of(ready, operator)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)  # in place of Kopf's, which ends at once
+    await _first_of(asked, operator)
+    if not asked.is_set():
+        await operator
+        raise GpuSessionError("the watch of Sessions has ended; a restart lists anew")
+    log.info("draining", seconds=drain_timeout.total_seconds())
+    queue.shut()
+    try:
+        async with asyncio.timeout(drain_timeout.total_seconds()):
+            await queue.drained()
+    except TimeoutError:
+        log.warning("work in hand is left to the next start")
+    stop_kopf.set()
+    await operator
+
+
+async def _first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()

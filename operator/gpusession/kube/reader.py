@@ -1,0 +1,105 @@
+"""Look-ups at kube-apiserver: always from etcd, never from a cache.
+
+"Not found" is evidence only when it comes from here.
+"""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import msgspec
+
+from gpusession.api.cluster import Node, Pod
+from gpusession.api.session import GROUP, PLURAL, VERSION
+from gpusession.errors import ApiUnavailable
+from gpusession.kube.client import KubeClient
+
+SESSIONS = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
+
+PAGE = "500"
+"""Objects per page, as kubectl and client-go's pager ask for."""
+
+_pod = msgspec.json.Decoder(Pod)
+_node = msgspec.json.Decoder(Node)
+
+
+class TokenIdentity(NamedTuple):
+    """What a TokenReview said of a token."""
+
+    authenticated: bool
+    username: str = ""
+    audiences: tuple[str, ...] = ()
+
+
+class _ListMeta(msgspec.Struct, frozen=True):
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _SessionList(msgspec.Struct, frozen=True):
+    metadata: _ListMeta
+    items: tuple[msgspec.Raw, ...]
+
+
+class _ReviewUser(msgspec.Struct, frozen=True):
+    username: str = ""
+
+
+class _ReviewStatus(msgspec.Struct, frozen=True):
+    authenticated: bool = False
+    user: _ReviewUser = _ReviewUser()
+    audiences: tuple[str, ...] = ()
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _ReviewStatus = _ReviewStatus()
+
+
+class KubeReader:
+    """Reads single objects and asks for judgements; every method may raise ApiUnavailable."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def pod(self, namespace: str, name: str) -> Pod | None:
+        """Return the Pod, or None when the apiserver says that it does not exist."""
+        body = await self._client.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+        return None if body is None else _pod.decode(body)
+
+    async def node(self, name: str) -> Node | None:
+        """Return the Node, or None when the apiserver says that it does not exist."""
+        body = await self._client.get(f"/api/v1/nodes/{name}")
+        return None if body is None else _node.decode(body)
+
+    async def session(self, namespace: str, name: str) -> bytes | None:
+        """Return the Session as JSON, or None when it does not exist."""
+        return await self._client.get(
+            f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}"
+        )
+
+    async def sessions(self) -> AsyncIterator[msgspec.Raw]:
+        """Yield every Session of the cluster as JSON, page by page."""
+        token = ""
+        while True:
+            params = {"limit": PAGE} | ({"continue": token} if token else {})
+            body = await self._client.get(SESSIONS, params)
+            if body is None:
+                raise ApiUnavailable("the Session resource is not installed: apply crds/ first")
+            page = msgspec.json.decode(body, type=_SessionList)
+            for item in page.items:
+                yield item
+            token = page.metadata.continue_
+            if not token:
+                return
+
+    async def review_token(self, token: str, *, audience: str) -> TokenIdentity:
+        """Ask the apiserver whose token this is; for an agent that checks its caller."""
+        answer = await self._client.send(
+            "POST",
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenReview",
+                "spec": {"token": token, "audiences": [audience]},
+            },
+        )
+        status = msgspec.json.decode(answer, type=_Review).status
+        return TokenIdentity(status.authenticated, status.user.username, status.audiences)

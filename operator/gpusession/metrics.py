@@ -1,0 +1,87 @@
+"""Every metric of every process; labels only ever take values of an enum or a fixed set.
+
+A process serves all of them and moves its own. Names end in their unit, counters in _total.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# ---- every process that talks to Kubernetes ----
+
+API_REQUESTS = Counter(
+    "gpusession_api_requests_total",
+    "Requests to kube-apiserver by method and class of answer (2xx, 4xx, 5xx, none).",
+    ["method", "code"],
+)
+
+# ---- agent ----
+
+RELEASE_VERDICTS = Counter(
+    "gpusession_release_verdicts_total",
+    "Answers to releases by verdict, repeats included.",
+    ["verdict"],
+)
+
+RELEASE_STAGE_SECONDS = Histogram(
+    "gpusession_release_stage_seconds",
+    "How long each stage of a release took; 0.2 is its limit, 0.8 that of all stages.",
+    ["stage"],
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.4, 0.8, 1.6, 10.0, 60.0),
+)
+
+BINDS = Counter(
+    "gpusession_binds_total", "Answers to binds by reason; Bound is a success.", ["reason"]
+)
+
+NVML_BLIND = Counter(
+    "gpusession_nvml_blind_total", "Looks at NVML that could not see, by reason.", ["reason"]
+)
+
+AGENT_REQUESTS = Counter(
+    "gpusession_agent_requests_total",
+    "Requests to the agent's API by route and HTTP status.",
+    ["route", "code"],
+)
+
+LEDGER_ROWS = Gauge("gpusession_ledger_rows", "Sessions in the agent's ledger by state.", ["state"])
+
+# ---- controller ----
+
+SESSIONS = Gauge("gpusession_sessions", "Sessions by phase, as of the last sweep.", ["phase"])
+
+TRANSITIONS = Counter(
+    "gpusession_transitions_total",
+    "Phase changes written, with the reason of the new phase.",
+    ["from", "to", "reason"],
+)
+
+SESSIONS_ENDED = Counter(
+    "gpusession_sessions_ended_total", "Sessions written as Destroyed, by verdict.", ["verdict"]
+)
+
+RECONCILES = Counter(
+    "gpusession_reconciles_total", "Visits to a Session by how they ended.", ["result"]
+)
+
+RECONCILE_SECONDS = Histogram(
+    "gpusession_reconcile_seconds",
+    "How long one visit to a Session took, calls to the agent included.",
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5.0, 15.0),
+)
+
+QUEUE_DEPTH = Gauge("gpusession_destroy_queue_depth", "Keys ready and not yet taken.")
+
+WATCH_EVENTS = Counter("gpusession_watch_events_total", "Session events that the watch brought.")
+
+WATCH_BEHIND = Gauge(
+    "gpusession_watch_behind_seconds", "For how long a list has shown what the watch has not."
+)
+
+AGENT_CALLS = Counter(
+    "gpusession_agent_calls_total",
+    "Calls to node agents by route and class of answer (2xx, 4xx, 5xx, none, absent).",
+    ["route", "code"],
+)
+
+REPAIRS = Counter("gpusession_repairs_total", "Disagreements found and mended, by kind.", ["kind"])
+
+REDIS_UP = Gauge("gpusession_redis_up", "1 while the records' Redis answers.")

@@ -1,0 +1,98 @@
+"""`make demo`: starts everything, tells the story, checks it from outside, leaves nothing.
+
+Exit code 1 if a byte, key, process or finalizer is left that should not be. The last line
+of stdout is JSON.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from tests.demo.follow import SessionFollower
+from tests.demo.story import NAMESPACE, Story
+from tests.demo.table import console
+from tests.support import assets
+from tests.support.operator_stack import OperatorStack
+
+
+def main() -> int:
+    """Run the demo; with --keep, a process in the background holds the stack afterwards."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    parser = argparse.ArgumentParser(description="The GPU session operator, live.")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up")
+    if parser.parse_args().keep:
+        return _keeping()
+    with OperatorStack() as stack:
+        ok, line = _tell(stack)
+    print(line, flush=True)
+    return 0 if ok else 1
+
+
+def _tell(stack: OperatorStack) -> tuple[bool, str]:
+    kubectl = assets.kubernetes_assets() / "kubectl"
+    with SessionFollower(kubectl, stack.plane.admin_kubeconfig, NAMESPACE) as follower:
+        outcome = Story(stack, follower).tell()
+    for fault in outcome.faults:
+        console.print(f"[red]fault:[/] {fault}")
+    verdict = "[green]nothing is left that should not be[/]" if outcome.ok else "[red]failed[/]"
+    console.print(f"checked by raw NVML, Redis, /proc and kubectl: {verdict}")
+    return outcome.ok, outcome.line()
+
+
+def _keeping() -> int:
+    """Let a child of its own session run the stack; return when the story is told."""
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            answer = told.read(1)
+        return 0 if answer == "0" else 1
+    os.close(reader)
+    os.setsid()
+    try:
+        _hold(writer)
+    except SystemExit:
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - the last frame of a forked child
+        traceback.print_exc()
+        os.write(writer, b"1")
+        os._exit(1)
+
+
+def _hold(writer: int) -> NoReturn:
+    workdir = Path(tempfile.mkdtemp(prefix="gpusession-demo-"))
+    with OperatorStack(workdir=workdir) as stack:
+        ok, line = _tell(stack)
+        _say_how_to_go_on(stack)
+        print(line, flush=True)
+        log = os.open(workdir / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for standard in (sys.stdin.fileno(), sys.stdout.fileno(), sys.stderr.fileno()):
+            os.dup2(log, standard)
+        code = "0" if ok else "1"
+        os.write(writer, code.encode())
+        os.close(writer)
+        while True:
+            signal.pause()  # until SIGTERM unwinds the with block
+
+
+def _say_how_to_go_on(stack: OperatorStack) -> None:
+    kubectl = assets.kubernetes_assets() / "kubectl"
+    print(
+        f"""
+The cluster stays up; its files are in {stack.workdir}.
+export KUBECONFIG={stack.plane.admin_kubeconfig} PATH={kubectl.parent}:$PATH
+  kubectl get sessions -n {NAMESPACE} -o wide
+  kubectl explain session.spec
+  kubectl delete session training -n {NAMESPACE}
+Stop it with: kill {os.getpid()}""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

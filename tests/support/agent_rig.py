@@ -1,0 +1,197 @@
+"""The agent's objects, joined as its main.py joins them, on a node of real processes.
+
+NVML is the simulator behind the real pynvml, cgroups and /proc entries are those that the
+simulated kubelet keeps, kube-apiserver is the fake one. Only the wall clock is ours.
+"""
+
+import asyncio
+import sys
+import time
+import uuid
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from gpusession.agent.bind import Binder
+from gpusession.agent.gpu_view import GpuView
+from gpusession.agent.ledger import Ledger
+from gpusession.agent.nvml import Nvml
+from gpusession.agent.observer import Observer
+from gpusession.agent.pid_namespace import PidNamespace
+from gpusession.agent.pod_check import PodCheck
+from gpusession.agent.processes import PodProcesses
+from gpusession.agent.release import Releaser
+from gpusession.api.release import BindRequest, ReleaseOrder
+from gpusession.kube.client import KubeClient
+from gpusession.kube.reader import KubeReader
+from gpusession.rules.ladder import Limits
+from tests.support.fake_apiserver import FakeApiserver
+from tests.support.nvml_simulator import SimulatedNode
+from tests.support.simulated_node.containers import Program, ShimProcess
+from tests.support.simulated_node.process_files import ProcessFiles
+from tests.support.toolchain import REPOSITORY
+
+NODE = "node-a"
+GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
+GIB = 2**30
+
+
+@dataclass
+class RunningPod:
+    """A Pod with one container, and where its processes are listed."""
+
+    name: str
+    uid: str
+    cgroup: Path
+    container_id: str
+    shim: ShimProcess
+    log: Path
+
+
+class AgentRig:
+    """One node and its agent; the with block ends all processes."""
+
+    def __init__(self, node: SimulatedNode, root: Path) -> None:
+        self.node = node
+        self.root = root
+        self.apiserver = FakeApiserver()
+        self.files = ProcessFiles(root)
+        self.socket = root / "pr.sock"
+        self.boot_id = "boot-1"
+        self.now = 1_000_000.0
+        self._kept = AsyncExitStack()
+        self._agent = AsyncExitStack()
+        (root / "groups").mkdir()
+        self.files.write_boot_id(self.boot_id)
+
+    async def __aenter__(self) -> Self:
+        await self._kept.enter_async_context(self.apiserver)
+        self.kubelet = await asyncio.start_unix_server(_hold, self.socket)
+        self._kept.callback(self.kubelet.close)
+        watching = asyncio.create_task(self.files.watch())
+        self._kept.push_async_callback(_cancelled, watching)
+        await self.start_agent()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._agent.aclose()
+        await self._kept.aclose()
+
+    async def start_agent(self, *, nvml_timeout: float = 0.5, **limits: timedelta) -> None:
+        """Build the agent's objects, after letting those before them go."""
+        await self._agent.aclose()
+        self._agent = AsyncExitStack()
+        session = await self._agent.enter_async_context(aiohttp.ClientSession())
+        self.reader = KubeReader(KubeClient(session, server=self.apiserver.url))
+        self.ledger = Ledger(self.root / "ledger.sqlite", now=lambda: self.now)
+        self._agent.push_async_callback(self.ledger.close)
+        self.nvml = Nvml(call_timeout=timedelta(seconds=nvml_timeout))
+        self._agent.push_async_callback(self.nvml.close)
+        await self.nvml.start()
+        self.namespace = PidNamespace(self.socket, timeout=timedelta(milliseconds=100))
+        self.processes = PodProcesses(
+            proc_root=self.root / "proc", cgroup_root=self.root / "cgroup"
+        )
+        view = GpuView(self.nvml, self.processes)
+        self.binder = Binder(
+            node_name=NODE,
+            boot_id=self.boot_id,
+            namespace=self.namespace,
+            reader=self.reader,
+            view=view,
+            ledger=self.ledger,
+        )
+        self.releaser = Releaser(
+            boot_id=self.boot_id,
+            namespace=self.namespace,
+            pods=PodCheck(self.reader, node_name=NODE),
+            view=view,
+            processes=self.processes,
+            ledger=self.ledger,
+            clearer=None,
+            state_timeout=timedelta(seconds=5),
+            limits=Limits(**limits),
+        )
+        self.observer = Observer(
+            namespace=self.namespace,
+            view=view,
+            ledger=self.ledger,
+            period=timedelta(seconds=5),
+        )
+
+    async def start_pod(
+        self, name: str = "pod", *args: str, use: str | None = "exclusive", memory: str = "6Gi"
+    ) -> RunningPod:
+        """Start a Pod with the workload of the harness, and return when it holds memory."""
+        uid, container_id = str(uuid.uuid4()), uuid.uuid4().hex * 2
+        self.apiserver.add_pod(name, uid=uid, node=NODE, use=use)
+        cgroup = Path("rc-node-1/kubepods/burstable") / f"pod{uid}"
+        log = self.root / f"{name}.log"
+        argv = [sys.executable, "-m", "tests.support.workload", "--memory", memory, *args]
+        environment = {
+            "PYTHONPATH": str(REPOSITORY),
+            "NVIDIA_VISIBLE_DEVICES": GPU,
+            "NVML_SIMULATOR_STATE": str(self.node.state_dir),
+        }
+        program = Program(argv, environment, str(self.root), says_ready=True)
+        shim = ShimProcess(program, log=log, groups=self.root / "groups")
+        self._kept.push_async_callback(_ended, shim)
+        self.files.add_pod(cgroup)
+        self.files.add(container_id, cgroup=cgroup / container_id, shim=shim.pid)
+        while not (log.exists() and "ready" in log.read_text()):
+            assert not shim.has_exited, log.read_text()
+            await asyncio.sleep(0.005)
+        self.files.refresh(container_id)
+        return RunningPod(name, uid, cgroup, container_id, shim, log)
+
+    def pids(self, pod: RunningPod) -> list[int]:
+        """Give the pids that the Pod's container lists."""
+        listed = self.root / "cgroup" / pod.cgroup / pod.container_id / "cgroup.procs"
+        return [int(pid) for pid in listed.read_text().split()]
+
+    @staticmethod
+    def bind_request(pod: RunningPod, session_uid: str = "session-1") -> BindRequest:
+        """Ask for the Pod."""
+        return BindRequest(
+            session_uid=session_uid,
+            session_namespace="default",
+            session_name="session",
+            pod_name=pod.name,
+            pod_uid=pod.uid,
+        )
+
+    @staticmethod
+    def order(pod: RunningPod, session_uid: str = "session-1", **more: Any) -> ReleaseOrder:
+        """Order the Session's release."""
+        return ReleaseOrder(
+            session_uid=session_uid,
+            session_namespace="default",
+            session_name="session",
+            pod_name=pod.name,
+            pod_uid=pod.uid,
+            **more,
+        )
+
+
+async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _ended(shim: ShimProcess) -> None:
+    deadline = time.monotonic() + 5
+    while not shim.has_exited and time.monotonic() < deadline:
+        shim.kill()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(shim.wait(), 0.5)

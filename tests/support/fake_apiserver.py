@@ -1,0 +1,87 @@
+"""A fake of the neighbour kube-apiserver: real HTTP, two answers, everything else 404.
+
+It serves GET of a Pod and POST of a TokenReview, from what a test wrote into it. For tests
+of the agent, which says nothing else to the apiserver; the real one has tests of its own.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Self
+
+from aiohttp import web
+
+Object = dict[str, Any]
+
+
+class FakeApiserver:
+    """Serves on loopback while its with block lasts; `pods` and `tokens` are its etcd."""
+
+    def __init__(self) -> None:
+        self.pods: dict[tuple[str, str], Object] = {}
+        self.tokens: dict[str, tuple[str, list[str]]] = {}
+        self.is_down = False
+        self.requests: Counter[str] = Counter()
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}", self._pod)
+        app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0]
+        self.url = f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    def add_pod(self, name: str, *, uid: str, node: str, use: str | None, **meta: Any) -> Object:
+        """Keep a running Pod of namespace default."""
+        labels = {} if use is None else {"gpusession.dev/use": use}
+        pod = {
+            "metadata": {"name": name, "namespace": "default", "uid": uid, "labels": labels} | meta,
+            "spec": {"nodeName": node},
+            "status": {"phase": "Running"},
+        }
+        self.pods["default", name] = pod
+        return pod
+
+    def write_kubeconfig(self, file: Path) -> Path:
+        """Write a kubeconfig for it."""
+        config = {
+            "current-context": "fake",
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "agent"}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "users": [{"name": "agent", "user": {"token": "agent"}}],
+        }
+        file.write_text(json.dumps(config))
+        return file
+
+    async def _pod(self, request: web.Request) -> web.Response:
+        self.requests["pod"] += 1
+        if self.is_down:
+            return _status(503)
+        pod = self.pods.get((request.match_info["namespace"], request.match_info["name"]))
+        return _status(404) if pod is None else web.json_response(pod)
+
+    async def _review(self, request: web.Request) -> web.Response:
+        self.requests["review"] += 1
+        if self.is_down:
+            return _status(503)
+        spec = (await request.json())["spec"]
+        username, audiences = self.tokens.get(spec["token"], ("", []))
+        shared = [audience for audience in audiences if audience in spec["audiences"]]
+        status = {"authenticated": bool(shared)}
+        if shared:
+            status |= {"user": {"username": username}, "audiences": shared}
+        return web.json_response({"status": status}, status=201)
+
+
+def _status(code: int) -> web.Response:
+    return web.json_response({"kind": "Status", "message": "fake", "code": code}, status=code)

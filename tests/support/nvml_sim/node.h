@@ -1,0 +1,70 @@
+/*
+ * A node whose GPUs are files: what the simulated libnvidia-ml.so.1 reads.
+ *
+ * NVML_SIMULATOR_STATE names a directory, which is read anew at every call:
+ *
+ *   devices        a line per GPU, parted by tabs: uuid name minor pci-bus-id total-bytes base-bytes
+ *   allocations/   a file per allocation, named pid-starttime-token, one line:
+ *                  uuid compute|graphics|mps pid start-time bytes gi ci pid-namespace-inode
+ *   faults         a line per rule: symbol|* uuid|* return|hide rc delay-ms   (optional)
+ *   lag_ms         how long memory outlives the first look at its dead process (optional)
+ *   dead/          written here: when a process was first seen dead, as the time of a file
+ *
+ * Writers replace whole files by rename, so a reader needs no lock. A row counts only while
+ * the process with that pid and that start time (field 22 of /proc/PID/stat) is alive: a
+ * reused pid is another process, and a zombie without other threads has closed its files.
+ *
+ * As with the real driver, memory of a process in another pid namespace is in use, but the
+ * process is left out of the lists, with success. One limit: the driver also translates pids
+ * of child namespaces, and this simulator does not.
+ */
+#ifndef NODE_H
+#define NODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MAX_DEVICES = 64 };
+
+typedef enum {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    DRIVER_NOT_LOADED = 9,
+    TIMEOUT = 10,
+    ARGUMENT_VERSION_MISMATCH = 25,
+    UNKNOWN = 999,
+} Return;
+
+typedef struct {
+    char uuid[96], name[96], bus_id[32];
+    unsigned minor;
+    unsigned long long total, base;
+} Device;
+
+typedef struct {
+    char uuid[96], kind[16];
+    unsigned pid, gpu_instance, compute_instance;
+    unsigned long long start_time, bytes, pid_namespace;
+    bool is_visible; /* its pid means something to the caller */
+} Row;
+
+/* How many GPUs the node has; -1 where the file is missing or cannot be understood. */
+int read_devices(Device devices[MAX_DEVICES]);
+
+/* The rows of a GPU that still hold memory; the caller frees them. A garbled row fails the call. */
+Return held_rows(const Device *device, Row **rows, size_t *count);
+
+/* Wait and fail as a rule says. A rule taken away in mid-call ends the wait: a hang that heals. */
+Return suffer(const char *symbol, const char *uuid);
+
+/* True where a rule empties this list. */
+bool is_hidden(const char *symbol, const char *uuid);
+
+void sleep_ms(long long duration);
+
+#endif

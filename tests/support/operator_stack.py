@@ -1,0 +1,270 @@
+"""The whole product on one machine: control plane, Redis, simulated nodes, agents, controller.
+
+Demo, tests and benchmarks start the same stack; each of its programs can be killed and
+started again on its own. Nothing needs root, and nothing listens beyond loopback.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support import assets, session_api
+from tests.support.control_plane import ControlPlane
+from tests.support.nvml_simulator import SimulatedNode, build_nvml_simulator
+from tests.support.processes import Process, free_port, wait_until
+from tests.support.progress import progress
+from tests.support.redis_server import RedisServer
+from tests.support.toolchain import REPOSITORY, cache_root
+
+HOST = "127.0.0.1"
+SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
+CONTROLLER_ACCOUNT = f"system:serviceaccount:{SYSTEM}:gpusession-controller"
+AGENT_ACCOUNT = f"system:serviceaccount:{AGENTS}:gpusession-agent"
+AGENT_SERVER_NAME = f"gpusession-agent.{AGENTS}.svc"
+AUDIENCE = "gpusession-agent"
+
+START_SECONDS = 60.0
+"""Python with kopf and kubernetes imports in 2 s on two busy cores."""
+
+
+@dataclass
+class Node:
+    """One simulated node: where its files lie, its kubelet, its agent."""
+
+    name: str
+    root: Path
+    kubelet: Process
+    agent: Process
+    agent_port: int
+    agent_metrics_port: int
+
+    @property
+    def nvml_state(self) -> Path:
+        """The state directory of this node's NVML simulator."""
+        return self.root / "nvml"
+
+    @property
+    def ledger(self) -> Path:
+        """The agent's SQLite file."""
+        return self.root / "ledger.sqlite"
+
+
+class OperatorStack:
+    """Everything started, in order, by the with block; stopped in reverse.
+
+    `controller_settings` and `agent_settings` are further GPUSESSION_* values, without the
+    prefix. With `keep`, the work directory stays after the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: tuple[str, ...] = ("node-a", "node-b"),
+        workdir: Path | None = None,
+        controller_settings: Mapping[str, str] | None = None,
+        agent_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._owns_workdir = workdir is None
+        self.workdir = workdir or Path(tempfile.mkdtemp(prefix="gpusession-stack-"))
+        self.plane = ControlPlane(self.workdir / "control-plane")
+        self.nodes: dict[str, Node] = {}
+        self.controller_metrics_port = free_port()
+        self._names = nodes
+        self._controller_settings = dict(controller_settings or {})
+        self._agent_settings = dict(agent_settings or {})
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            self.start()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all of it and return when agents and controller are ready."""
+        binary = assets.redis_server()
+        self.nvml_library = build_nvml_simulator(
+            cache_root() / "nvml-simulator", cc=assets.c_compiler()
+        ).parent
+        self._undo.enter_context(self.plane)
+        with progress("installing CRD, RBAC and admission policies"):
+            session_api.install(self.plane)
+        self.records = self._undo.enter_context(RedisServer(binary, self.workdir / "records"))
+        self.state = self._undo.enter_context(RedisServer(binary, self.workdir / "state"))
+        with progress(f"starting {len(self._names)} simulated nodes, their agents, the controller"):
+            for name in self._names:
+                self._start_node(name)
+            self.controller = self._controller()
+            self._undo.callback(lambda: self.controller.stop(20))
+            self.controller.start()
+            for name in self._names:
+                self.wait_agent_ready(name)
+            self.wait_controller_ready()
+
+    def stop(self) -> None:
+        """End everything; the order gives each program the chance to leave in good form."""
+        self._undo.close()
+        if self._owns_workdir:
+            shutil.rmtree(self.workdir, ignore_errors=True)
+
+    def wait_controller_ready(self) -> None:
+        """Wait until the controller has listed everything."""
+        self._wait_ready(self.controller, self.controller_metrics_port)
+
+    def wait_agent_ready(self, name: str) -> None:
+        """Wait until a node's agent can see its GPUs."""
+        self._wait_ready(self.nodes[name].agent, self.nodes[name].agent_metrics_port)
+
+    def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
+        """Read one object as admin, or None when it does not exist."""
+        done = self.plane.kubectl("get", kind, name, "-n", namespace, "-o", "json", check=False)
+        return None if done.returncode else json.loads(done.stdout)
+
+    def _wait_ready(self, process: Process, port: int) -> None:
+        wait_until(
+            lambda: _answers(f"http://{HOST}:{port}/readyz"),
+            timeout=START_SECONDS,
+            what=f"{process.argv[2:5]} to be ready",
+            processes=[process],
+            period=0.1,
+        )
+
+    def _start_node(self, name: str) -> None:
+        root = self.workdir / name
+        root.mkdir(parents=True, mode=0o700)
+        kubelet = Process(
+            [
+                *(sys.executable, "-m", "tests.support.simulated_kubelet"),
+                *("--node", name, "--root", root, "--address", HOST),
+                *("--kubeconfig", self.plane.kubeconfig_for_node(name)),
+                *("--devices", "2", "--device-memory", "80Gi"),
+                *("--nvml-library-dir", self.nvml_library),
+            ],
+            log=self.workdir / f"{name}-kubelet.log",
+            env=_python_environment(),
+            cwd=REPOSITORY,
+        )
+        self._undo.enter_context(kubelet)
+        port, metrics_port = free_port(), free_port()
+        agent = self._agent(name, root, port=port, metrics_port=metrics_port)
+        self.nodes[name] = Node(name, root, kubelet, agent, port, metrics_port)
+        wait_until(
+            lambda: kubelet.log_matches(r"(?m)^ready$"),
+            timeout=START_SECONDS,
+            what=f"the kubelet of {name}",
+            processes=[kubelet],
+        )
+        self._undo.callback(lambda: agent.stop(15))
+        agent.start()
+        self.plane.kubectl("apply", "-f", "-", input=json.dumps(_agent_pod(name, port)))
+
+    def _agent(self, name: str, root: Path, *, port: int, metrics_port: int) -> Process:
+        tls = self.plane.certificate(f"agent-{name}", sans=[AGENT_SERVER_NAME])
+        kubeconfig = self.plane.kubeconfig_for_service_account(
+            AGENTS, "gpusession-agent", self.workdir / "accounts"
+        )
+        environment = {
+            "NODE_NAME": name,
+            "KUBECONFIG": str(kubeconfig),
+            "LISTEN_HOST": HOST,
+            "PORT": str(port),
+            "METRICS_PORT": str(metrics_port),
+            "TLS_CERT_FILE": str(tls.cert),
+            "TLS_KEY_FILE": str(tls.key),
+            "LEDGER_FILE": str(root / "ledger.sqlite"),
+            "POD_RESOURCES_SOCKET": str(root / "pod-resources" / "kubelet.sock"),
+            "STATE_REDIS_URL": self.state.url,
+            "DEMO_MODE": "true",
+            "PROC_ROOT": str(root / "proc"),
+            "CGROUP_ROOT": str(root / "cgroup"),
+        }
+        return Process(
+            [sys.executable, "-m", "gpusession", "agent"],
+            log=self.workdir / f"{name}-agent.log",
+            env=_python_environment()
+            | _settings(environment | self._agent_settings)
+            | _nvml_environment(root / "nvml", self.nvml_library),
+            cwd=REPOSITORY,
+        )
+
+    def _controller(self) -> Process:
+        account = (SYSTEM, "gpusession-controller")
+        environment = {
+            "KUBECONFIG": str(
+                self.plane.kubeconfig_for_service_account(*account, self.workdir / "accounts")
+            ),
+            "LISTEN_HOST": HOST,
+            "METRICS_PORT": str(self.controller_metrics_port),
+            "REDIS_URL": self.records.url,
+            "STATE_REDIS_URL": self.state.url,
+            "AGENT_CA_FILE": str(self.plane.ca_file),
+            "AGENT_TOKEN_FILE": str(self.plane.service_account_token(*account, AUDIENCE)),
+        }
+        return Process(
+            [sys.executable, "-m", "gpusession", "controller"],
+            log=self.workdir / "controller.log",
+            env=_python_environment() | _settings(environment | self._controller_settings),
+            cwd=REPOSITORY,
+        )
+
+
+def _agent_pod(node: str, port: int) -> dict[str, Any]:
+    """Give the Pod object by which the controller finds an agent that the harness runs."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"gpusession-agent-{node}",
+            "namespace": AGENTS,
+            "labels": {"app.kubernetes.io/name": "gpusession-agent"},
+            "annotations": {"simulated-kubelet/unmanaged": "true"},
+        },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": "gpusession-agent",
+            "containers": [
+                {
+                    "name": "agent",
+                    "image": "gpusession.dev/agent:demo",
+                    "ports": [{"name": "https", "containerPort": port}],
+                }
+            ],
+        },
+    }
+
+
+def _python_environment() -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join((str(REPOSITORY / "operator"), str(REPOSITORY))),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _settings(values: Mapping[str, str]) -> dict[str, str]:
+    return {f"GPUSESSION_{key}": value for key, value in values.items()}
+
+
+def _nvml_environment(state: Path, library: Path) -> dict[str, str]:
+    return SimulatedNode(state).environment(library)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own loopback
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
