@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+from tests.support.fake_apiserver import FakeApiserver
+from tests.support.nvml_simulator import SimulatedNode
+from tests.support.simulated_node.containers import Program, ShimProcess
+from tests.support.simulated_node.process_files import ProcessFiles
+from tests.support.toolchain import REPOSITORY
+
 from gpusession.agent.bind import Binder
 from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.ledger import Ledger
@@ -28,11 +34,6 @@ from gpusession.api.release import BindRequest, ReleaseOrder
 from gpusession.kube.client import KubeClient
 from gpusession.kube.reader import KubeReader
 from gpusession.rules.ladder import Limits
-from tests.support.fake_apiserver import FakeApiserver
-from tests.support.nvml_simulator import SimulatedNode
-from tests.support.simulated_node.containers import Program, ShimProcess
-from tests.support.simulated_node.process_files import ProcessFiles
-from tests.support.toolchain import REPOSITORY
 
 NODE = "node-a"
 GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"

@@ -175,9 +175,7 @@ class ControlPlane:
             self.workdir / f"{node}.kubeconfig",
             server=self.server,
             ca_file=self.ca_file,
-            pair=self._programs.authority.issue(
-                f"system:node:{node}", organization="system:nodes"
-            ),
+            pair=self._programs.authority.issue(f"system:node:{node}", organization="system:nodes"),
         )
 
     def service_account_token(self, namespace: str, name: str, audience: str) -> Path:

@@ -105,6 +105,10 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def behind(self, *prefix: str) -> "Process":
+        """Give the same program, to be started by another one such as `unshare`."""
+        return Process([*prefix, *self.argv], log=self.log, env=self._env, cwd=self._cwd)
+
     def start(self) -> None:
         """Start the program; its output is appended to the log."""
         if self._child is not None:

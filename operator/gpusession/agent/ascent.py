@@ -29,6 +29,9 @@ from gpusession.rules.ladder import (
 _PAUSES = (0.002, 0.005, 0.01, 0.02)
 """Seconds between looks while something is left; the last one repeats."""
 
+_LAST_LOOK = 0.02
+"""Seconds: none starts later before the deadline, as one that is cut off has seen nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Look:
@@ -159,12 +162,15 @@ class Ascent:
         pauses = iter(_PAUSES)
         with self._stage(rung) as running:
             while True:
+                began_at = time.monotonic()
                 await self._look(running.deadline_at)
+                looked_at = time.monotonic()
                 left = limits.clean_spacing.total_seconds() - self._clean_seconds
                 if self._clean_reads >= CLEAN_READS and left <= 0:
                     return
                 pause = left if self.is_clean else next(pauses, _PAUSES[-1])
-                if time.monotonic() + pause >= running.deadline_at:
+                next_takes = max(_LAST_LOOK, 2 * (looked_at - began_at))
+                if looked_at + pause + next_takes >= running.deadline_at:
                     break
                 await asyncio.sleep(pause)
             running.result = StageResult.BLIND if self.is_blind else StageResult.LATE

@@ -14,6 +14,9 @@ from gpusession.store.client import RedisClient
 KEEP = timedelta(hours=24)
 """A record outlives its cap this long: a day of outage, and then nothing stays behind."""
 
+SCAN_COUNT = 1000
+"""Names looked at per SCAN step: about 1 ms of the server's one thread."""
+
 
 class RecordState(StrEnum):
     """How far the end of a Session has come, as the gateway must know it."""
@@ -73,6 +76,19 @@ class SessionStore:
     async def forget(self, uid: str) -> None:
         """Remove the record: the last step of an end."""
         await self._client.call("UNLINK", keys.record(uid))
+
+    async def uids(self) -> frozenset[str]:
+        """Give the uids of all records; one that comes or goes meanwhile may be missed."""
+        found: set[str] = set()
+        cursor = b"0"
+        while True:
+            pattern = keys.record("*")
+            cursor, page = await self._client.call(
+                "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT
+            )
+            found.update(key.decode().removeprefix(keys.record("")) for key in page)
+            if cursor == b"0":
+                return frozenset(found)
 
     async def read(self, uid: str) -> Record | None:
         """Give the record; None where it is missing or not whole, which proves nothing."""

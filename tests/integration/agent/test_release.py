@@ -3,16 +3,16 @@
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from datetime import timedelta
 
 import pytest
+from tests.support.agent_rig import GIB, GPU, AgentRig
+from tests.support.nvml_simulator import hold, release_hold, start_time, write_row
+
 from gpusession.agent.ledger_row import RowState
 from gpusession.api.release import Mode, ReleaseReport, Verdict
 from gpusession.api.session import Reason
-from tests.support.agent_rig import GIB, GPU, AgentRig
-from tests.support.nvml_simulator import hold, release_hold, start_time, write_row
 
 
 def _stages(report: ReleaseReport) -> dict[str, str]:
@@ -21,8 +21,12 @@ def _stages(report: ReleaseReport) -> dict[str, str]:
 
 async def _has_begun(rig: AgentRig) -> None:
     """Wait until the intent is on disk."""
-    while (row := await rig.ledger.find("session-1")) is None or row.state is RowState.BOUND:
+    for _ in range(1000):
+        row = await rig.ledger.find("session-1")
+        if row is not None and row.state is not RowState.BOUND:
+            return
         await asyncio.sleep(0.002)
+    raise AssertionError("no release has begun")
 
 
 async def test_held_memory_is_freed_and_the_bytes_say_so(rig: AgentRig) -> None:
@@ -203,13 +207,14 @@ async def test_a_pid_that_someone_else_got_is_not_the_sessions(rig: AgentRig) ->
     """A row of NVML under the pid of a living stranger with another start is nobody's."""
     pod = await rig.start_pod()
     await rig.binder.bind(rig.bind_request(pod))
-    with subprocess.Popen(["sleep", "60"]) as stranger:
-        born = start_time(stranger.pid) - 1
-        write_row(rig.node.state_dir, GPU, GIB, kind="compute", pid=stranger.pid, born=born)
+    stranger = await asyncio.create_subprocess_exec("sleep", "60")
+    born = start_time(stranger.pid) - 1
+    write_row(rig.node.state_dir, GPU, GIB, kind="compute", pid=stranger.pid, born=born)
 
-        report = await rig.releaser.release(rig.order(pod))
-        lives = stranger.poll() is None
-        stranger.kill()
+    report = await rig.releaser.release(rig.order(pod))
+    lives = stranger.returncode is None
+    stranger.kill()
+    await stranger.wait()
 
     assert report.verdict is Verdict.FREED
     assert lives
@@ -391,7 +396,7 @@ async def test_a_reboot_since_the_bind_is_node_gone(rig: AgentRig) -> None:
 async def test_a_pod_that_came_back_after_a_reboot_is_released_like_any_other(
     rig: AgentRig,
 ) -> None:
-    """kubelet starts the same Pod again: what it holds now is not gone with the node."""
+    """Kubelet starts the same Pod again: what it holds now is not gone with the node."""
     pod = await rig.start_pod()
     await rig.binder.bind(rig.bind_request(pod))
     rig.boot_id = "boot-2"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from gpusession.agent.cgroups import PodCgroups, place_of
 
 UID = "0b1c2d3e-4f50-4617-8899-aabbccddeeff"

@@ -4,11 +4,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpusession.api.release import COMPLETING, Mode, Verdict
 from gpusession.api.session import Reason
 from gpusession.rules.ladder import Evidence, Limits, StageName, judge, rungs
-from hypothesis import given
-from hypothesis import strategies as st
 
 LIMITS = Limits()
 
@@ -90,7 +91,7 @@ def test_the_fast_path_is_800_milliseconds_with_the_hook() -> None:
 
 
 def test_a_grace_gives_sigterm_its_time() -> None:
-    """terminationGracePeriodSeconds replaces the 200 ms of SIGTERM and nothing else."""
+    """TerminationGracePeriodSeconds replaces the 200 ms of SIGTERM and nothing else."""
     climbed = {rung.stage: rung.limit for rung in rungs(Mode.END, timedelta(seconds=30), LIMITS)}
 
     assert climbed[StageName.SIGTERM] == timedelta(seconds=30)
