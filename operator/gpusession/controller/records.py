@@ -6,6 +6,7 @@ A Session needs no Redis to be destroyed. So each single write here is short and
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 
 import structlog
@@ -50,11 +51,11 @@ class RecordKeeper:
         """Drop the record of a Session that has ended; False where Redis did not answer."""
         return await self._try(lambda: self._store.forget(uid))
 
-    async def repair(self) -> None:
+    async def repair(self, *, listed: AbstractSet[str]) -> None:
         """Open what an Active Session lacks, drop what no Session stands behind.
 
-        Call it after a full list: a uid that is not in the cache then has no Session. The
-        database of the records belongs to this one cluster alone.
+        `listed` are the uids of a full list: what neither it nor the cache knows has no
+        Session. The database of the records belongs to this one cluster alone.
         """
         try:
             recorded = await self._store.uids()
@@ -63,16 +64,19 @@ class RecordKeeper:
             log.warning("records not compared", error=str(error))
             return
         REDIS_UP.set(1)
-        for session in self._sessions:
-            uid, phase = session.metadata.uid, session.status.phase
-            if phase is Phase.ACTIVE and uid not in recorded:
+        for uid in [session.metadata.uid for session in self._sessions]:
+            session = self._sessions.get(uid)  # it may have ended while others were opened
+            if session and session.status.phase is Phase.ACTIVE and uid not in recorded:
                 REPAIRS.labels("record_missing").inc()
                 await self.open(session, session.status)
         for uid in recorded:
-            known = self._sessions.get(uid)
-            if known is None or known.status.phase is Phase.DESTROYED:
+            if self._has_ended(uid, listed):
                 REPAIRS.labels("record_orphaned").inc()
                 await self.forget(uid)
+
+    def _has_ended(self, uid: str, listed: AbstractSet[str]) -> bool:
+        known = self._sessions.get(uid)
+        return uid not in listed if known is None else known.status.phase is Phase.DESTROYED
 
     async def _try(self, write: Callable[[], Awaitable[None]]) -> bool:
         now = asyncio.get_running_loop().time()
@@ -84,7 +88,7 @@ class RecordKeeper:
         except (StoreUnavailable, TimeoutError) as error:
             REDIS_UP.set(0)
             self._down_until = now + REST.total_seconds()
-            log.warning("record not written; the resync repairs it", error=str(error))
+            log.warning("record not written; the resync repairs it", error=repr(error))
             return False
         REDIS_UP.set(1)
         return True

@@ -15,13 +15,26 @@ from gpusession.api.session import Phase, Session
 from gpusession.controller.intake import Intake
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
-from gpusession.errors import Retry
+from gpusession.errors import GpuSessionError
 from gpusession.kube.reader import KubeReader
 from gpusession.metrics import REPAIRS, SESSIONS, WATCH_BEHIND
 
 log = structlog.get_logger()
 
 _session = msgspec.json.Decoder(Session)
+
+
+class _Uid(msgspec.Struct, frozen=True):
+    uid: str
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """As much of a Session as can be read whatever the rest holds."""
+
+    metadata: _Uid
+
+
+_identity = msgspec.json.Decoder(_Identity)
 
 
 class Sweep:
@@ -60,7 +73,7 @@ class Sweep:
             rounds += 1
             try:
                 await self.sweep()
-            except Retry as error:
+            except GpuSessionError as error:
                 log.warning("sweep not finished", error=str(error))
                 continue
             if rounds % self._rebind_every == 0:
@@ -72,16 +85,21 @@ class Sweep:
         late = {uid for uid in suspects if self._sessions.is_ahead_of_watch(uid)}
         found: set[str] = set()
         async for raw in self._reader.sessions():
-            session = _session.decode(raw)
-            found.add(session.metadata.uid)
-            self._intake.listed(session)
+            found.add(_identity.decode(raw).metadata.uid)
+            self._take_in(raw)
         for uid in suspects - found:
             REPAIRS.labels("missed_delete").inc()
             self._intake.gone(uid)
         self._sessions.exhume(listed=found)
         self._note_lag(late & found)
-        await self._records.repair()
+        await self._records.repair(listed=found)
         self._count()
+
+    def _take_in(self, raw: msgspec.Raw) -> None:
+        try:
+            self._intake.listed(_session.decode(raw))
+        except msgspec.ValidationError as error:
+            log.error("a Session cannot be read; is the CRD of another version?", error=str(error))
 
     def _note_lag(self, late: set[str]) -> None:
         # Ahead of the watch before and after a whole list: no event arrived in between.

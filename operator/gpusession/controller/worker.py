@@ -74,11 +74,12 @@ class Worker:
 
     async def _guarded(self, uid: str, priority: Priority) -> str:
         try:
-            return await self._work(uid, priority)
-        except Stale as error:
-            log.info("the object has moved on; looking again", error=str(error))
-            await self._refresh(uid, priority)
-            return "stale"
+            try:
+                return await self._work(uid, priority)
+            except Stale as error:
+                log.info("the object has moved on; looking again", error=str(error))
+                await self._refresh(uid, priority)
+                return "stale"
         except Retry as error:
             pause = self._queue.retry(uid, priority, at_least=error.after)
             log.warning("will try again", error=str(error), pause_seconds=pause.total_seconds())
@@ -123,12 +124,7 @@ class Worker:
         session = self._sessions.get(uid)
         if session is None:
             return
-        try:
-            fresh = await self._observer.session(session.metadata)
-        except Retry as error:
-            log.warning("cannot look again yet", error=str(error))
-            self._queue.retry(uid, priority)
-            return
+        fresh = await self._observer.session(session.metadata)
         if fresh is None:
             self._sessions.drop(uid)
         elif not self._sessions.keep(fresh):

@@ -28,9 +28,20 @@ class KubeClient:
     patch whose test failed), Refused (other 4xx).
     """
 
-    def __init__(self, session: aiohttp.ClientSession, *, server: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        server: str,
+        watch_silence: timedelta = WATCH_SILENCE,
+    ) -> None:
         self._session = session
         self._server = server.rstrip("/")
+        self._watch_timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=session.timeout.total,
+            sock_read=watch_silence.total_seconds(),
+        )
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes | None:
         """Read one object or list; None when it does not exist."""
@@ -53,10 +64,9 @@ class KubeClient:
 
         Raises ApiUnavailable when the stream breaks or stays silent, Stale on 410.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=WATCH_SILENCE.total_seconds())
         try:
             async with self._session.get(
-                self._server + path, params=params, timeout=timeout
+                self._server + path, params=params, timeout=self._watch_timeout
             ) as response:
                 if response.status != HTTPStatus.OK:
                     answer = await response.read()
@@ -119,7 +129,14 @@ def _error_of(
         seconds = headers.get("Retry-After", "")
         after = timedelta(seconds=int(seconds)) if seconds.isdigit() else None
         return ApiUnavailable(sentence, after=after)
-    return Refused(sentence, reason=HTTPStatus(status).phrase.replace(" ", ""))
+    return Refused(sentence, reason=_word(status))
+
+
+def _word(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase.replace(" ", "")
+    except ValueError:
+        return "Refused"  # a proxy's own number, as nginx' 499
 
 
 def _sentence(body: bytes) -> str:

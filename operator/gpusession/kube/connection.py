@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
+import structlog
+import yaml
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
@@ -19,13 +21,18 @@ from gpusession.errors import Misconfigured
 TOKEN_REREAD = timedelta(seconds=60)
 """kubelet renews a projected token at 80 % of its hour; client-go rereads each minute too."""
 
+log = structlog.get_logger()
+
 
 class KubeConnection:
     """Opens sessions that carry a current token; one per process."""
 
-    def __init__(self, kubeconfig: Path | None, *, timeout: timedelta) -> None:
+    def __init__(
+        self, kubeconfig: Path | None, *, timeout: timedelta, token_reread: timedelta = TOKEN_REREAD
+    ) -> None:
         self._kubeconfig = kubeconfig
         self._timeout = timeout
+        self._token_reread = token_reread
         self._configuration = kubernetes_client.Configuration()
         self._read_at = float("-inf")
 
@@ -48,7 +55,7 @@ class KubeConnection:
                     client_configuration=configuration,
                     persist_config=False,
                 )
-        except (kubernetes_config.ConfigException, OSError) as error:
+        except (kubernetes_config.ConfigException, OSError, yaml.YAMLError) as error:
             raise Misconfigured(
                 f"no way to log in to Kubernetes: {error}; set GPUSESSION_KUBECONFIG "
                 "or run in a pod with a ServiceAccount"
@@ -57,7 +64,10 @@ class KubeConnection:
         self._read_at = asyncio.get_running_loop().time()
 
     def session(self, *, connections: int) -> aiohttp.ClientSession:
-        """Open a session of at most so many connections; the caller closes it."""
+        """Open a session of at most so many connections; the caller closes it.
+
+        Raises Misconfigured where CA or client certificate cannot be read.
+        """
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, ssl=self._ssl_context()),
             timeout=aiohttp.ClientTimeout(total=self._timeout.total_seconds()),
@@ -68,16 +78,29 @@ class KubeConnection:
     async def _authorize(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        if asyncio.get_running_loop().time() - self._read_at > TOKEN_REREAD.total_seconds():
-            await self.load()
+        now = asyncio.get_running_loop().time()
+        if now - self._read_at > self._token_reread.total_seconds():
+            self._read_at = now  # one request rereads; those beside it still have a good token
+            await self._reload()
         token = self._configuration.api_key.get("BearerToken")
         if token:
             scheme, _, value = token.partition(" ")
-            request.headers["Authorization"] = f"{scheme.capitalize()} {value}"
+            request.headers["Authorization"] = f"{scheme.capitalize()} {value.strip()}"
         return await handler(request)
 
+    async def _reload(self) -> None:
+        try:
+            await self.load()
+        except Misconfigured as error:
+            # A file that is being replaced. The old token is good for a while yet.
+            log.warning("login not read again", error=str(error))
+
     def _ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._configuration.ssl_ca_cert)
-        if self._configuration.cert_file:
-            context.load_cert_chain(self._configuration.cert_file, self._configuration.key_file)
+        files = self._configuration
+        try:
+            context = ssl.create_default_context(cafile=files.ssl_ca_cert)
+            if files.cert_file:
+                context.load_cert_chain(files.cert_file, files.key_file)
+        except OSError as error:
+            raise Misconfigured(f"CA or client certificate of Kubernetes: {error}") from error
         return context

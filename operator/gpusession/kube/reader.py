@@ -15,7 +15,7 @@ from gpusession.kube.client import KubeClient
 
 SESSIONS = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
 
-PAGE = "500"
+PAGE = 500
 """Objects per page, as kubectl and client-go's pager ask for."""
 
 _pod = msgspec.json.Decoder(Pod)
@@ -56,8 +56,9 @@ class _Review(msgspec.Struct, frozen=True):
 class KubeReader:
     """Reads single objects and asks for judgements; every method may raise ApiUnavailable."""
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: KubeClient, *, page: int = PAGE) -> None:
         self._client = client
+        self._page = str(page)
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
         """Return the Pod, or None when the apiserver says that it does not exist."""
@@ -79,7 +80,7 @@ class KubeReader:
         """Yield every Session of the cluster as JSON, page by page."""
         token = ""
         while True:
-            params = {"limit": PAGE} | ({"continue": token} if token else {})
+            params = {"limit": self._page} | ({"continue": token} if token else {})
             body = await self._client.get(SESSIONS, params)
             if body is None:
                 raise ApiUnavailable("the Session resource is not installed: apply crds/ first")

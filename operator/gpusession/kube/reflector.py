@@ -7,6 +7,7 @@ nothing until `KubeReader` has asked the apiserver.
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from gpusession.errors import ApiUnavailable, GpuSessionError, Stale
 from gpusession.kube.client import KubeClient
 
 PAUSE = timedelta(seconds=1)
-"""Between a broken watch and the next list: as client-go's reflector backs off at first."""
+"""After a broken watch, or one that ended sooner than this: client-go's first backoff."""
 
 SERVER_TIMEOUT = "290"
 """Seconds until the server ends a watch; below the 5 minutes of load balancers' idling."""
@@ -86,14 +87,20 @@ class Reflector(Generic[T]):
         """Follow until cancelled; trouble is logged and met with a new list."""
         while True:
             try:
-                version = await self._list()
-                while True:
-                    version = await self._watch(version)
+                await self._follow(await self._list())
             except Stale:
                 continue  # 410: history is compacted, list again at once
             except GpuSessionError as error:
                 log.warning("watch broke", path=self._path, error=str(error))
                 await asyncio.sleep(PAUSE.total_seconds())
+
+    async def _follow(self, version: str) -> None:
+        loop, pause = asyncio.get_running_loop(), PAUSE.total_seconds()
+        while True:
+            began = loop.time()
+            version = await self._watch(version)
+            if loop.time() - began < pause:
+                await asyncio.sleep(pause)  # whoever hangs up at once is not asked at once
 
     async def _list(self) -> str:
         body = await self._client.get(self._path, self._selector)
@@ -125,11 +132,14 @@ class Reflector(Generic[T]):
                     bookmark = msgspec.json.decode(event.object, type=_Bookmark)
                     version = bookmark.metadata.resource_version
                 case "ERROR":
-                    status = msgspec.json.decode(event.object, type=_Status)
-                    raise Stale(f"watch {self._path}: {status.code} {status.message}")
+                    raise self._error(msgspec.json.decode(event.object, type=_Status))
                 case kind:
                     version = self._apply(kind, self._decoder.decode(event.object))
         return version
+
+    def _error(self, status: _Status) -> GpuSessionError:
+        sentence = f"watch {self._path}: {status.code} {status.message}"
+        return Stale(sentence) if status.code == HTTPStatus.GONE else ApiUnavailable(sentence)
 
     def _apply(self, kind: str, found: T) -> str:
         known = self._objects.pop(self._key(found), None)

@@ -23,6 +23,8 @@ from gpusession.api.session import (
 from gpusession.errors import GpuSessionError, Stale
 from gpusession.kube.client import JSON_PATCH, MERGE_PATCH, KubeClient
 
+_NO_STATUS = dict.fromkeys((field.encode_name for field in msgspec.structs.fields(SessionStatus)))
+
 COMPONENT = "gpusession-controller"
 """Who an Event says it comes from."""
 
@@ -45,12 +47,18 @@ class KubeWriter:
         return await self._patch(seen, "", patch, JSON_PATCH)
 
     async def record_status(self, seen: Metadata, status: SessionStatus) -> Session:
-        """Write the whole status; its transition rules may refuse a deposed writer."""
-        patch = {"metadata": {"uid": seen.uid}, "status": msgspec.to_builtins(status)}
+        """Write the whole status; its transition rules may refuse a deposed writer.
+
+        A field at its default is sent as null: a merge patch would leave the old value.
+        """
+        whole = _NO_STATUS | msgspec.to_builtins(status)
+        patch = {"metadata": {"uid": seen.uid}, "status": whole}
         return await self._patch(seen, "/status", patch, MERGE_PATCH)
 
     async def drop_finalizer(self, seen: Metadata) -> Session:
         """Remove our finalizer and no other; the object may be gone right after."""
+        if FINALIZER not in seen.finalizers:
+            raise Stale(f"{seen.namespace}/{seen.name} no longer has our finalizer")
         path = f"/metadata/finalizers/{seen.finalizers.index(FINALIZER)}"
         patch = [
             _test("/metadata/uid", seen.uid),
@@ -131,7 +139,11 @@ def _test(path: str, value: Any) -> dict[str, Any]:
 
 def _adding_finalizer(seen: Metadata) -> list[dict[str, Any]]:
     if seen.finalizers:
-        return [{"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER}]
+        # Held to what was seen, since a repeat whose first answer was lost would add a second.
+        return [
+            _test("/metadata/finalizers", list(seen.finalizers)),
+            {"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER},
+        ]
     # `add` would overwrite a list that someone else made meanwhile: hold to the version.
     return [
         _test("/metadata/resourceVersion", seen.resource_version),
