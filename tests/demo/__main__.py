@@ -25,10 +25,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(description="The GPU session operator, live.")
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
-    if parser.parse_args().keep:
+    parser.add_argument("--picture", type=Path, metavar="SVG", help="draw what was told")
+    asked = parser.parse_args()
+    if asked.keep:
         return _keeping()
     with OperatorStack() as stack:
         ok, line = _tell(stack)
+    if asked.picture:
+        console.save_svg(str(asked.picture), title="make demo")
     print(line, flush=True)
     return 0 if ok else 1
 

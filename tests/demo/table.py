@@ -17,7 +17,8 @@ COLOURS = {
     "Destroyed": "bright_black",
 }
 
-console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, record=True)
+"""Where the demo speaks; what it says can be kept as a picture afterwards."""
 
 
 def gibibytes(size: int) -> str:
@@ -71,7 +72,7 @@ def _tell_changes(follower: SessionFollower, seen: dict[str, str]) -> dict[str, 
     now = follower.phases()
     for name, phase in now.items():
         if phase and seen.get(name) != phase:
-            print(f"  {name}: {phase}", flush=True)
+            console.print(f"  {name}: {phase}")
     return now
 
 

@@ -19,31 +19,43 @@ from gpusession.rules.outcome import (
 
 def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
     """Decide for a Session whose end has begun."""
-    before = state
     if is_proven(state):
         return destroyed(state, now=now), (RecordStatus(),)
-    if (human := seen.metadata.override_by) is not None:
-        return _overridden(state, human, now=now)
     if node_is_gone(state, seen):
-        return _release_with_node(state, seen, now=now)
-    match seen.release:
-        case None if seen.pod is UNSEEN:
+        return _end_with_node(state, seen, now=now)
+    if seen.release is None:
+        if seen.pod is UNSEEN:
             # Only the Pod tells whether it still consents, and whether it must be deleted so
             # that kubelet does not start it again behind the verdict.
             return state, (Requeue(),)
-        case None:
-            intent = Intent(state.node_name or "", state.pod_uid or "")
-            deletion = pod_deletion(state, seen)
-            release = Release(intent, release_mode(state, seen, now=now))
-            return state, (release,) if deletion is None else (deletion, release)
-        case answer:
-            state = with_release(state, answer, now=now)
-    if is_proven(state):
-        return destroyed(state, now=now), (RecordStatus(),)
-    return state, (RecordStatus(), Requeue()) if state != before else (Requeue(),)
+        intent = Intent(state.node_name or "", state.pod_uid or "")
+        deletion = pod_deletion(state, seen)
+        release = Release(intent, release_mode(state, seen, now=now))
+        return state, (release,) if deletion is None else (deletion, release)
+    return _close_or_wait(state, with_release(state, seen.release, now=now), seen, now=now)
 
 
-def _overridden(state: SessionStatus, human: str, *, now: datetime) -> Step:
+def _end_with_node(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+    after = state
+    if not holds(state, ConditionType.GPU_RELEASED):
+        after = with_verdict(state, Verdict.NODE_GONE, now=now)
+    if seen.cleared is None:
+        return state, (ClearState(),)
+    return _close_or_wait(state, with_clearing(after, seen.cleared, now=now), seen, now=now)
+
+
+def _close_or_wait(
+    before: SessionStatus, after: SessionStatus, seen: Observation, *, now: datetime
+) -> Step:
+    if is_proven(after):
+        return destroyed(after, now=now), (RecordStatus(),)
+    if (human := seen.metadata.override_by) is not None:
+        return destroyed(_overridden(after, human, now=now), now=now), (RecordStatus(),)
+    return after, (RecordStatus(), Requeue()) if after != before else (Requeue(),)
+
+
+def _overridden(state: SessionStatus, human: str, *, now: datetime) -> SessionStatus:
+    """Enter a human's word for what is not proven; what is proven stays so."""
     message = f"{human} gave up on the evidence at {timestamp(now)}"
     if not holds(state, ConditionType.GPU_RELEASED):
         state = with_verdict(state, Verdict.OVERRIDDEN, message=message, now=now)
@@ -56,16 +68,4 @@ def _overridden(state: SessionStatus, human: str, *, now: datetime) -> Step:
             message=message,
             now=now,
         )
-    return destroyed(state, now=now), (RecordStatus(),)
-
-
-def _release_with_node(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
-    before = state
-    if not holds(state, ConditionType.GPU_RELEASED):
-        state = with_verdict(state, Verdict.NODE_GONE, now=now)
-    if seen.cleared is None:
-        return state, (ClearState(),)
-    state = with_clearing(state, seen.cleared, now=now)
-    if is_proven(state):
-        return destroyed(state, now=now), (RecordStatus(),)
-    return state, (RecordStatus(), Requeue()) if state != before else (Requeue(),)
+    return state

@@ -217,14 +217,14 @@ def test_signing_for_somebody_else_is_refused(plane: ControlPlane) -> None:
     assert f'must be your own user name; write "{HUMAN}"' in answer.stderr
 
 
-def test_new_session_is_held_to_the_signature_too(plane: ControlPlane) -> None:
-    """A Session is not born with somebody else's signature."""
+def test_new_session_cannot_be_born_signed(plane: ControlPlane) -> None:
+    """Nobody gives up in advance on evidence that may well come."""
     manifest = session("born-signed", NAMESPACE)
-    manifest["metadata"]["annotations"] = {OVERRIDE: "grace"}
+    manifest["metadata"]["annotations"] = {OVERRIDE: HUMAN}
 
     answer = create(plane, manifest, f"--as={HUMAN}", check=False)
 
-    assert f'must be your own user name; write "{HUMAN}"' in answer.stderr
+    assert "sign it when a release has failed, not on a new Session" in answer.stderr
 
 
 def test_service_account_cannot_sign_an_override(plane: ControlPlane) -> None:
