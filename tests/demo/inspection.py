@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
+from tests.support import nvml_simulator
 from tests.support.control_plane import ControlPlane
-from tests.support.nvml_simulator import SimulatedNode
 from tests.support.operator_stack import Node
 from tests.support.processes import start_time
 
@@ -59,7 +59,7 @@ class Born(NamedTuple):
 
 def gpus(node: Node, library: Path) -> list[Gpu]:
     """Ask NVML, through the real pynvml in a process of its own."""
-    environment = dict(os.environ) | SimulatedNode(node.nvml_state).environment(library)
+    environment = dict(os.environ) | nvml_simulator.environment(node.nvml_state, library)
     done = subprocess.run(
         [sys.executable, "-c", NVML_SCRIPT],
         env=environment,

@@ -179,7 +179,7 @@ def test_a_deleted_node_ends_its_sessions_without_an_agent(world: World) -> None
     world.start("stranded", "--memory=1Gi", node="node-b", state={"keys": [key]})
     node = world.node("node-b")
     node.agent.stop()
-    node.kubelet.pause()
+    node.kubelet.process.pause()
     world.stack.plane.kubectl("delete", "node", "node-b", "--wait=false")
 
     status = world.wait_phase("stranded", "Destroyed")

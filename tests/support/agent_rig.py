@@ -37,6 +37,7 @@ from gpusession.rules.ladder import Limits
 
 NODE = "node-a"
 GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
+OTHER_GPU = "GPU-5a2c0000-0000-4000-8000-000000000001"
 GIB = 2**30
 
 

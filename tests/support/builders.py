@@ -34,6 +34,7 @@ from gpusession.rules.outcome import destroyed, pending_destroy, with_release
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GIB = 1 << 30
+LIMITS = Limits(pending_report_after=timedelta(seconds=2))
 
 INTENT = Intent("node-a", "p-1")
 """The bind that a Session's annotation names where a test says no other."""
@@ -184,7 +185,7 @@ def make_observation(session: Session, **seen: Any) -> Observation:
 
 def decide(session: Session, *, now: datetime = NOW, **seen: Any) -> Step:
     """Take one step in this situation."""
-    return step(session.status, make_observation(session, **seen), now=now, limits=Limits())
+    return step(session.status, make_observation(session, **seen), now=now, limits=LIMITS)
 
 
 def after(session: Session, decision: Step) -> Session:

@@ -21,6 +21,7 @@ class FakeApiserver:
         self.pods: dict[tuple[str, str], Object] = {}
         self.tokens: dict[str, tuple[str, list[str]]] = {}
         self.is_down = False
+        self.knows_audiences = True
         self.requests: Counter[str] = Counter()
         self.url = ""
         self._runner: web.AppRunner | None = None
@@ -77,8 +78,10 @@ class FakeApiserver:
         spec = (await request.json())["spec"]
         username, audiences = self.tokens.get(spec["token"], ("", []))
         shared = [audience for audience in audiences if audience in spec["audiences"]]
-        status = {"authenticated": bool(shared)}
-        if shared:
+        status: Object = {"authenticated": bool(shared)}
+        if username and not self.knows_audiences:
+            status = {"authenticated": True, "user": {"username": username}}
+        elif shared:
             status |= {"user": {"username": username}, "audiences": shared}
         return web.json_response({"status": status}, status=201)
 

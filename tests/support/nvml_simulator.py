@@ -7,14 +7,10 @@ documents the files in between. Nothing here imports pynvml or the product.
 
 import argparse
 import hashlib
-import importlib.util
 import os
 import secrets
-import shlex
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,17 +24,6 @@ _SIZE_UNKNOWN = 2**64 - 1
 """What NVML says, in place of a size, of a process whose size it cannot tell."""
 
 _FLAGS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared")
-
-
-def find_c_compiler() -> list[str]:
-    """Find a C compiler command: $CC, cc from PATH, or the zig that pip can install."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    if shutil.which("cc"):
-        return ["cc"]
-    if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise RuntimeError("no C compiler: install one, or pip install -r requirements/cc.txt")
 
 
 def build_nvml_simulator(out_dir: Path, *, cc: Sequence[str]) -> Path:
@@ -56,6 +41,11 @@ def build_nvml_simulator(out_dir: Path, *, cc: Sequence[str]) -> Path:
     fresh.rename(library)
     _replace(stamp, digest)
     return library
+
+
+def environment(state_dir: Path, lib_dir: Path) -> dict[str, str]:
+    """Give what a new process needs to see a node, which may be another program's, by NVML."""
+    return {"LD_LIBRARY_PATH": str(lib_dir), "NVML_SIMULATOR_STATE": str(state_dir)}
 
 
 class SimulatedNode:
@@ -111,7 +101,7 @@ class SimulatedNode:
 
     def environment(self, lib_dir: Path) -> dict[str, str]:
         """Give what a new process needs in its environment to see this node through NVML."""
-        return {"LD_LIBRARY_PATH": str(lib_dir), "NVML_SIMULATOR_STATE": str(self.state_dir)}
+        return environment(self.state_dir, lib_dir)
 
     def _write_devices(self) -> None:
         _replace(self.state_dir / "devices", "".join(f"{line}\n" for line in self._devices))

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support import assets, session_api
+from tests.support import assets, nvml_simulator, session_api
 from tests.support.control_plane import ControlPlane
-from tests.support.nvml_simulator import SimulatedNode, build_nvml_simulator
 from tests.support.processes import Process, free_port, wait_until
 from tests.support.progress import progress
 from tests.support.redis_server import RedisServer
+from tests.support.simulated_node.program import KubeletProgram
 from tests.support.toolchain import REPOSITORY, cache_root
 
 HOST = "127.0.0.1"
@@ -41,11 +41,15 @@ class Node:
     """One simulated node: where its files lie, its kubelet, its agent."""
 
     name: str
-    root: Path
-    kubelet: Process
+    kubelet: KubeletProgram
     agent: Process
     agent_port: int
     agent_metrics_port: int
+
+    @property
+    def root(self) -> Path:
+        """What the simulated kubelet keeps: cgroup, proc, nvml, pod-resources."""
+        return self.kubelet.root
 
     @property
     def nvml_state(self) -> Path:
@@ -55,7 +59,7 @@ class Node:
     @property
     def ledger(self) -> Path:
         """The agent's SQLite file."""
-        return self.root / "ledger.sqlite"
+        return self.root.parent / "ledger.sqlite"
 
 
 class OperatorStack:
@@ -96,7 +100,7 @@ class OperatorStack:
     def start(self) -> None:
         """Start all of it and return when agents and controller are ready."""
         binary = assets.redis_server()
-        self.nvml_library = build_nvml_simulator(
+        self.nvml_library = nvml_simulator.build_nvml_simulator(
             cache_root() / "nvml-simulator", cc=assets.c_compiler()
         ).parent
         self._undo.enter_context(self.plane)
@@ -143,35 +147,25 @@ class OperatorStack:
         )
 
     def _start_node(self, name: str) -> None:
-        root = self.workdir / name
-        root.mkdir(parents=True, mode=0o700)
-        kubelet = Process(
-            [
-                *(sys.executable, "-m", "tests.support.simulated_kubelet"),
-                *("--node", name, "--root", root, "--address", HOST),
-                *("--kubeconfig", self.plane.kubeconfig_for_node(name)),
-                *("--devices", "2", "--device-memory", "80Gi"),
-                *("--nvml-library-dir", self.nvml_library),
-            ],
-            log=self.workdir / f"{name}-kubelet.log",
-            env=_python_environment(),
-            cwd=REPOSITORY,
+        folder = self.workdir / name
+        kubelet = KubeletProgram(
+            name,
+            plane=self.plane,
+            folder=folder,
+            libraries=self.nvml_library,
+            address=HOST,
         )
-        self._undo.enter_context(kubelet)
+        self._undo.callback(kubelet.stop)
+        kubelet.start()
         port, metrics_port = free_port(), free_port()
-        agent = self._agent(name, root, port=port, metrics_port=metrics_port)
-        self.nodes[name] = Node(name, root, kubelet, agent, port, metrics_port)
-        wait_until(
-            lambda: kubelet.log_matches(r"(?m)^ready$"),
-            timeout=START_SECONDS,
-            what=f"the kubelet of {name}",
-            processes=[kubelet],
-        )
+        agent = self._agent(kubelet, port=port, metrics_port=metrics_port)
+        self.nodes[name] = Node(name, kubelet, agent, port, metrics_port)
         self._undo.callback(lambda: agent.stop(15))
         agent.start()
         self.plane.kubectl("apply", "-f", "-", input=json.dumps(_agent_pod(name, port)))
 
-    def _agent(self, name: str, root: Path, *, port: int, metrics_port: int) -> Process:
+    def _agent(self, kubelet: KubeletProgram, *, port: int, metrics_port: int) -> Process:
+        name, root = kubelet.name, kubelet.root
         tls = self.plane.certificate(f"agent-{name}", sans=[AGENT_SERVER_NAME])
         kubeconfig = self.plane.kubeconfig_for_service_account(
             AGENTS, "gpusession-agent", self.workdir / "accounts"
@@ -184,7 +178,7 @@ class OperatorStack:
             "METRICS_PORT": str(metrics_port),
             "TLS_CERT_FILE": str(tls.cert),
             "TLS_KEY_FILE": str(tls.key),
-            "LEDGER_FILE": str(root / "ledger.sqlite"),
+            "LEDGER_FILE": str(root.parent / "ledger.sqlite"),
             "POD_RESOURCES_SOCKET": str(root / "pod-resources" / "kubelet.sock"),
             "STATE_REDIS_URL": self.state.url,
             "DEMO_MODE": "true",
@@ -193,10 +187,10 @@ class OperatorStack:
         }
         return Process(
             [sys.executable, "-m", "gpusession", "agent"],
-            log=self.workdir / f"{name}-agent.log",
+            log=root.parent / "agent.log",
             env=_python_environment()
             | _settings(environment | self._agent_settings)
-            | _nvml_environment(root / "nvml", self.nvml_library),
+            | nvml_simulator.environment(root / "nvml", self.nvml_library),
             cwd=REPOSITORY,
         )
 
@@ -256,10 +250,6 @@ def _python_environment() -> dict[str, str]:
 
 def _settings(values: Mapping[str, str]) -> dict[str, str]:
     return {f"GPUSESSION_{key}": value for key, value in values.items()}
-
-
-def _nvml_environment(state: Path, library: Path) -> dict[str, str]:
-    return SimulatedNode(state).environment(library)
 
 
 def _answers(url: str) -> bool:

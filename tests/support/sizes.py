@@ -8,7 +8,6 @@ A part beyond "look again" is listed: split it by topic, never into part 1 and p
 import ast
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.toolchain import REPOSITORY

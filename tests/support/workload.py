@@ -51,7 +51,7 @@ def _allocate(asked: argparse.Namespace) -> None:
 
 def _pause() -> None:
     while True:
-        signal.pause()
+        time.sleep(1)  # in signal.pause, a signal that comes just before it is lost
 
 
 def main() -> None:

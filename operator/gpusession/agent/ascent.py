@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gpusession.agent.gpu_view import GpuView, Sighting, Stranger
+from gpusession.agent.gpu_view import GpuView, Sighting, Stranger, sighting_of
 from gpusession.agent.nvml import Blind
 from gpusession.agent.processes import PodProcesses, ProcessId, close_all, wait_for_exits
 from gpusession.api.session import Stage
@@ -181,15 +181,15 @@ class Ascent:
 
     async def _look(self, deadline_at: float) -> None:
         began_at = time.monotonic()
-        snapshot = await self._view.look(self.gpu_uuids, deadline_at=deadline_at)
+        scene = await self._view.look(self.gpu_uuids, deadline_at=deadline_at)
         sighting = None
-        if not isinstance(snapshot, Blind):
+        if not isinstance(scene, Blind):
             own = self._holder_pids | {process.pid for process in self._ended}
-            sighting = self._view.of_pod(snapshot, self._pod_uid, own_pids=own)
+            sighting = sighting_of(scene, self._pod_uid, own_pids=own)
             self._note(sighting)
         living = self._processes.living(self._pod_uid, also=self._holder_pids)
         self._last = _Look(
-            blind=f"NVML: {snapshot.detail}" if isinstance(snapshot, Blind) else None,
+            blind=f"NVML: {scene.detail}" if isinstance(scene, Blind) else None,
             holding=0 if sighting is None else len(sighting.holders),
             alive=len(living.pids) + living.hidden,
             strangers=() if sighting is None else self._against_us(sighting),

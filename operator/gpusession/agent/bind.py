@@ -1,9 +1,9 @@
 """Binds a Session to a Pod of this node: from then on the ledger watches what it holds."""
 
-from gpusession.agent.gpu_view import GpuView
+from gpusession.agent.gpu_view import GpuView, Scene, sighting_of
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Claim, Row, RowState
-from gpusession.agent.nvml import Blind, Snapshot
+from gpusession.agent.nvml import Blind
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import refusal_of_bind
 from gpusession.api.release import BindReport, BindRequest
@@ -53,13 +53,13 @@ class Binder:
         refusal = None if row is None else _refusal_of_row(row, request)
         if refusal is not None:
             return _refused(*refusal)
-        snapshot = await self._view.look()
-        if isinstance(snapshot, Blind):
-            return _refused(Reason.DEVICE_NOT_OBSERVABLE, f"NVML: {snapshot.detail}")
-        return await self._claim(request, snapshot)
+        scene = await self._view.look()
+        if isinstance(scene, Blind):
+            return _refused(Reason.DEVICE_NOT_OBSERVABLE, f"NVML: {scene.detail}")
+        return await self._claim(request, scene)
 
-    async def _claim(self, request: BindRequest, snapshot: Snapshot) -> BindReport:
-        sighting = self._view.of_pod(snapshot, request.pod_uid)
+    async def _claim(self, request: BindRequest, scene: Scene) -> BindReport:
+        sighting = sighting_of(scene, request.pod_uid)
         claim = Claim(
             session_uid=request.session_uid,
             namespace=request.session_namespace,

@@ -2,6 +2,9 @@
 
 A pid in NVML's lists is a process of the Pod, of another Pod, or of nobody known. The last
 kind counts against the Session whose GPU it is on, unless it was there before the Session.
+
+NVML answers one question after the other, so whoever asks while it answers shares the next
+look: a batch of 32 releases costs hardly more looks than one.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from gpusession.agent.cgroups import Place
 from gpusession.agent.nvml import Blind, BlindReason, Holder, Nvml, Snapshot
 from gpusession.agent.processes import PodProcesses, ProcessId
 from gpusession.metrics import NVML_BLIND
@@ -28,8 +32,25 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of NVML's lists, and who is behind it; `id` is None where that is unreadable."""
+
+    holder: Holder
+    place: Place
+    id: ProcessId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What one look found on the GPUs that it could read."""
+
+    gpu_uuids: frozenset[str]
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
-    """What one Snapshot shows of one Pod."""
+    """What one Scene shows of one Pod."""
 
     holders: tuple[Holder, ...]
     strangers: tuple[Stranger, ...]
@@ -45,62 +66,84 @@ class Sighting:
         return sum(holder.memory_bytes or 0 for holder in self.holders)
 
 
+def sighting_of(
+    scene: Scene, pod_uid: str, *, own_pids: AbstractSet[int] = frozenset()
+) -> Sighting:
+    """Pick the Pod's entries, and those that no Pod has.
+
+    `own_pids` were the Pod's a moment ago: NVML may list them for longer than they live,
+    and gives no start time to tell them from a successor by.
+    """
+    holders: list[Holder] = []
+    strangers: list[Stranger] = []
+    for entry in scene.entries:
+        holder, pods = entry.holder, entry.place.pods
+        if pod_uid in pods or holder.pid in own_pids:
+            holders.append(holder)
+        elif not pods:
+            strangers.append(
+                Stranger(holder.gpu_uuid, holder.pid, entry.id, is_placed=entry.place.is_known)
+            )
+    return Sighting(tuple(holders), tuple(strangers))
+
+
 class GpuView:
-    """Looks at NVML and tells Pods apart."""
+    """Looks at NVML and at who is behind its entries."""
 
     def __init__(self, nvml: Nvml, processes: PodProcesses) -> None:
         self._nvml = nvml
         self._processes = processes
+        self._running: asyncio.Task[Scene | Blind] | None = None
+        self._next: asyncio.Task[Scene | Blind] | None = None
 
     async def look(
         self, known: Collection[str] = (), *, deadline_at: float | None = None
-    ) -> Snapshot | Blind:
-        """Read every GPU; at least those that are known to matter must have been read.
+    ) -> Scene | Blind:
+        """Read every GPU, not before the call; those that are known must have been read.
 
         Where some GPU of the node is sick, the known ones are enough. A known one that is
         no more (lost, or its MIG device destroyed) blinds the answer: nobody saw it clean.
         """
-        seen = await self._bounded(None, deadline_at)
-        if isinstance(seen, Snapshot):
-            read = {gpu.uuid for gpu in seen.gpus} | {h.gpu_uuid for h in seen.holders}
-            missing = set(known) - read
-            if not missing:
-                return seen
-            rest = await self._bounded(missing, deadline_at)
-            seen = rest if isinstance(rest, Blind) else Snapshot((*seen.gpus, *rest.gpus))
-        elif known and seen.reason is not BlindReason.NVML_TIMEOUT:
-            seen = await self._bounded(known, deadline_at)
+        left = None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
+        try:
+            async with asyncio.timeout(left):
+                seen = await self._look(frozenset(known))
+        except TimeoutError:
+            seen = Blind(BlindReason.NVML_TIMEOUT, "NVML gave no answer within this stage")
         if isinstance(seen, Blind):
             NVML_BLIND.labels(seen.reason).inc()
         return seen
 
-    async def _bounded(
-        self, uuids: Collection[str] | None, deadline_at: float | None
-    ) -> Snapshot | Blind:
-        left = None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
-        try:
-            async with asyncio.timeout(left):
-                return await self._nvml.snapshot(uuids)
-        except TimeoutError:
-            return Blind(BlindReason.NVML_TIMEOUT, "NVML gave no answer within this stage")
+    async def _look(self, known: frozenset[str]) -> Scene | Blind:
+        seen = await self._look_at_every_gpu()
+        if isinstance(seen, Blind):
+            hopeless = not known or seen.reason is BlindReason.NVML_TIMEOUT
+            return seen if hopeless else await self._read(known)
+        missing = known - seen.gpu_uuids
+        rest = await self._read(missing) if missing else seen
+        if isinstance(rest, Blind) or not missing:
+            return rest
+        return Scene(seen.gpu_uuids | rest.gpu_uuids, seen.entries + rest.entries)
 
-    def of_pod(
-        self, snapshot: Snapshot, pod_uid: str, *, own_pids: AbstractSet[int] = frozenset()
-    ) -> Sighting:
-        """Pick the Pod's entries, and those that no Pod has.
+    async def _look_at_every_gpu(self) -> Scene | Blind:
+        """Share the next look that has not begun; one that has begun may have missed us."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._look_after(self._running))
+        return await asyncio.shield(self._next)
 
-        `own_pids` were the Pod's a moment ago: NVML may list them for longer than they
-        live, and gives no start time to tell them from a successor by.
-        """
-        holders: list[Holder] = []
-        strangers: list[Stranger] = []
-        for holder in snapshot.holders:
-            place = self._processes.place(holder.pid)
-            if pod_uid in place.pods or holder.pid in own_pids:
-                holders.append(holder)
-            elif not place.pods:
-                identity = self._processes.identify(holder.pid)
-                strangers.append(
-                    Stranger(holder.gpu_uuid, holder.pid, identity, is_placed=place.is_known)
-                )
-        return Sighting(tuple(holders), tuple(strangers))
+    async def _look_after(self, running: asyncio.Task[Scene | Blind] | None) -> Scene | Blind:
+        if running is not None and not running.done():
+            await asyncio.wait([running])
+        self._running, self._next = self._next, None
+        return await self._read(None)
+
+    async def _read(self, uuids: frozenset[str] | None) -> Scene | Blind:
+        snapshot = await self._nvml.snapshot(uuids)
+        return snapshot if isinstance(snapshot, Blind) else self._scene(snapshot)
+
+    def _scene(self, snapshot: Snapshot) -> Scene:
+        pids = {holder.pid for holder in snapshot.holders}
+        behind = {p: (self._processes.place(p), self._processes.identify(p)) for p in pids}
+        entries = (Entry(holder, *behind[holder.pid]) for holder in snapshot.holders)
+        read = {gpu.uuid for gpu in snapshot.gpus} | {h.gpu_uuid for h in snapshot.holders}
+        return Scene(frozenset(read), tuple(entries))

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog
 
-from gpusession.agent.gpu_view import GpuView
+from gpusession.agent.gpu_view import GpuView, sighting_of
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Row, RowState
 from gpusession.agent.nvml import Blind
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Observer:
-    """Looks at all bound Pods with one Snapshot, again and again."""
+    """Looks at all bound Pods with one look, again and again."""
 
     def __init__(
         self, *, namespace: PidNamespace, view: GpuView, ledger: Ledger, period: timedelta
@@ -45,11 +45,11 @@ class Observer:
         bound = [row for row in rows if row.state is RowState.BOUND]
         if not bound or await self._namespace.doubt() is not None:
             return
-        snapshot = await self._view.look()
-        if isinstance(snapshot, Blind):
-            log.warning("nothing observed", error=snapshot.detail, reason=snapshot.reason)
+        scene = await self._view.look()
+        if isinstance(scene, Blind):
+            log.warning("nothing observed", error=scene.detail, reason=scene.reason)
             return
-        sightings = [(row, self._view.of_pod(snapshot, row.claim.pod_uid)) for row in bound]
+        sightings = [(row, sighting_of(scene, row.claim.pod_uid)) for row in bound]
         await self._ledger.sight(
             {
                 row.session_uid: (seen.gpu_uuids, seen.memory_bytes)

@@ -116,8 +116,6 @@ class PodProcesses:
         hit: set[ProcessId] = set()
         living = self.living(pod_uid, also=also)
         while living.pids:
-            if self._self not in living.pids:
-                self._cgroups.kill(pod_uid)
             round_ends_at = min(deadline_at, time.monotonic() + KILL_PERIOD)
             hit |= await self._kill_round(living.pids, pod_uid, round_ends_at)
             living = self.living(pod_uid, also=also)
@@ -128,10 +126,12 @@ class PodProcesses:
         return hit
 
     async def _kill_round(
-        self, pids: Iterable[int], pod_uid: str, ends_at: float
+        self, pids: Collection[int], pod_uid: str, ends_at: float
     ) -> set[ProcessId]:
         held = self.open(pids, pod_uid)
         try:
+            if self._self not in pids:
+                self._cgroups.kill(pod_uid)
             for process in held:
                 process.send(signal.SIGKILL)
             await wait_for_exits(held, deadline_at=ends_at)

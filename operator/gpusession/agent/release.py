@@ -129,7 +129,7 @@ class Releaser:
                 log.warning("the Pod of a released Session lives again", pod_uid=order.pod_uid)
             else:
                 return await self._repeat(order, row, row.report)
-        elif False:
+        elif row is None and await self._is_anothers(order, ascent):
             return await self._never_had(order)
         return await self._climb(await self._start(order, row, ascent, consent))
 

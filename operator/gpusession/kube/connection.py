@@ -21,6 +21,9 @@ from gpusession.errors import Misconfigured
 TOKEN_REREAD = timedelta(seconds=60)
 """kubelet renews a projected token at 80 % of its hour; client-go rereads each minute too."""
 
+_UNUSABLE = (kubernetes_config.ConfigException, OSError, yaml.YAMLError, TypeError, ValueError)
+# The last two: kubernetes.aio takes the shape of the file on trust, an empty one too.
+
 log = structlog.get_logger()
 
 
@@ -55,7 +58,7 @@ class KubeConnection:
                     client_configuration=configuration,
                     persist_config=False,
                 )
-        except (kubernetes_config.ConfigException, OSError, yaml.YAMLError) as error:
+        except _UNUSABLE as error:
             raise Misconfigured(
                 f"no way to log in to Kubernetes: {error}; set GPUSESSION_KUBECONFIG "
                 "or run in a pod with a ServiceAccount"

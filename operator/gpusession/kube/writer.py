@@ -23,7 +23,7 @@ from gpusession.api.session import (
 from gpusession.errors import GpuSessionError, Stale
 from gpusession.kube.client import JSON_PATCH, MERGE_PATCH, KubeClient
 
-_NO_STATUS = dict.fromkeys((field.encode_name for field in msgspec.structs.fields(SessionStatus)))
+_NO_STATUS = dict.fromkeys(field.encode_name for field in msgspec.structs.fields(SessionStatus))
 
 COMPONENT = "gpusession-controller"
 """Who an Event says it comes from."""

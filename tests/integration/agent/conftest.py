@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support import nvml_simulator
 from tests.support.agent_rig import AgentRig
-from tests.support.nvml_simulator import SimulatedNode, build_nvml_simulator, find_c_compiler
+from tests.support.nvml_simulator import SimulatedNode, build_nvml_simulator
+from tests.support.toolchain import c_compiler
 
 GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
 OTHER_GPU = "GPU-5a2c0000-0000-4000-8000-000000000001"
@@ -25,7 +26,7 @@ def simulated_nvml(pytestconfig: pytest.Config) -> Path:
     CDLL("libnvidia-ml.so.1") gets this one without LD_LIBRARY_PATH.
     """
     out_dir = pytestconfig.rootpath / ".cache" / "nvml_sim"
-    library = build_nvml_simulator(out_dir, cc=find_c_compiler())
+    library = build_nvml_simulator(out_dir, cc=c_compiler())
     ctypes.CDLL(str(library), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
     return out_dir
 

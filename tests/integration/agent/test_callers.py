@@ -77,6 +77,15 @@ async def test_a_token_for_another_audience_is_refused(desk: Desk) -> None:
     assert refused.value.reason == UNAUTHENTICATED
 
 
+async def test_an_apiserver_that_checks_no_audience_is_not_enough(desk: Desk) -> None:
+    """Without our audience in the answer, the token may be meant for anybody."""
+    desk.apiserver.knows_audiences = False
+
+    with pytest.raises(Refused) as refused:
+        await desk.check("Bearer good")
+    assert refused.value.reason == UNAUTHENTICATED
+
+
 async def test_another_account_is_forbidden(desk: Desk) -> None:
     """A valid token of somebody else is not the controller."""
     desk.apiserver.tokens["other"] = ("system:serviceaccount:default:default", [AUDIENCE])

@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from tests.support.agent_rig import GIB, GPU, AgentRig
+from tests.support.agent_rig import GIB, GPU, OTHER_GPU, AgentRig
 from tests.support.nvml_simulator import hold, release_hold, start_time, write_row
 
 from gpusession.agent.ledger_row import RowState
@@ -421,6 +421,37 @@ async def test_no_intent_on_disk_means_no_signal(rig: AgentRig) -> None:
     assert report.verdict is Verdict.UNKNOWN
     assert "ledger" in report.message
     assert not pod.shim.has_exited
+
+
+async def test_a_gpu_of_the_session_that_is_no_more_is_unknown(rig: AgentRig) -> None:
+    """A GPU off the bus, or a destroyed MIG device, was not seen clean by anybody."""
+    pod = await rig.start_pod()
+    await rig.binder.bind(rig.bind_request(pod))
+
+    report = await rig.releaser.release(rig.order(pod, gpu_uuids=("MIG-gone",)))
+
+    assert report.verdict is Verdict.UNKNOWN
+    assert "MIG-gone" in report.message
+
+
+async def test_another_sick_gpu_of_the_node_does_not_hold_the_session_back(
+    rig: AgentRig,
+) -> None:
+    """What the Session was seen on can be read, and none of its processes live."""
+    pod = await rig.start_pod()
+    await rig.binder.bind(rig.bind_request(pod))
+    rig.node.inject("nvmlDeviceGetComputeRunningProcesses_v3", uuid=OTHER_GPU, rc=15)
+
+    assert (await rig.releaser.release(rig.order(pod))).verdict is Verdict.FREED
+
+
+async def test_never_seen_holding_beside_a_sick_gpu_is_unknown(rig: AgentRig) -> None:
+    """NothingHeld needs eyes on every GPU of the node."""
+    pod = await rig.start_pod(memory="0")
+    await rig.binder.bind(rig.bind_request(pod))
+    rig.node.inject("nvmlDeviceGetComputeRunningProcesses_v3", uuid=OTHER_GPU, rc=15)
+
+    assert (await rig.releaser.release(rig.order(pod))).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize("size", [None, 0], ids=["unknown size", "no bytes"])

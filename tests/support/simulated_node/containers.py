@@ -149,7 +149,8 @@ class Container:
                 return
             on_change()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), BACKOFF_SECONDS)
+                async with asyncio.timeout(BACKOFF_SECONDS):
+                    await self._stopping.wait()
                 self.will_restart = False
                 return
             self.restarts += 1

@@ -131,8 +131,9 @@ class PodRun:
             left = began_at + grace - time.monotonic()
             if left <= 0:
                 break
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
+            with contextlib.suppress(TimeoutError):  # wait_for may lose a cancellation
+                async with asyncio.timeout(left):
+                    await self._news.wait()
         for container in self._containers:
             container.kill()
 

@@ -18,6 +18,9 @@ SCAN_SECONDS = 0.01
 BUSY_SHARE = 4
 """Rest this many times as long as a scan took: a fifth of one core at most."""
 
+SCANS = 2
+"""A list of children that is read while one of them ends may lack others: read it again."""
+
 FULL_SCAN_SECONDS = 1.0
 """Scan even if nothing seems born: some kernels do not tell the last pid."""
 
@@ -36,6 +39,7 @@ class ProcessFiles:
         self._cgroup_root = root / "cgroup"
         self._proc_root = root / "proc"
         self._containers: dict[str, _Container] = {}
+        self._scans_due = SCANS
         for folder in (self._cgroup_root, self._proc_root):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -88,6 +92,9 @@ class ProcessFiles:
             born, began_at = _last_pid(), loop.time()
             if born != seen or began_at >= full_at:
                 seen, full_at = born, began_at + FULL_SCAN_SECONDS
+                self._scans_due = SCANS
+            if self._scans_due:
+                self._scans_due -= 1
                 for container_id in self._containers:
                     self.refresh(container_id)
             await asyncio.sleep(max(SCAN_SECONDS, BUSY_SHARE * (loop.time() - began_at)))
@@ -106,7 +113,8 @@ class ProcessFiles:
         return True
 
     def _bury(self, container: _Container, pid: int) -> None:
-        """Remove a process that has just ended."""
+        """Remove a process that has just ended; its children have moved."""
+        self._scans_due = SCANS
         self._drop(container, pid)
         self._write_members(container)
 

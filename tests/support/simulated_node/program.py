@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tests.support import kubeconfig
 from tests.support.control_plane import ControlPlane
-from tests.support.nvml_simulator import build_nvml_simulator, find_c_compiler
+from tests.support.nvml_simulator import build_nvml_simulator
 from tests.support.processes import Process, wait_until
+from tests.support.toolchain import c_compiler
 
 START_SECONDS = 15.0
 """It takes one second, most of it imports."""
@@ -24,26 +24,19 @@ class KubeletProgram:
         *,
         plane: ControlPlane,
         folder: Path,
+        libraries: Path | None = None,
         address: str = "127.0.0.11",
         devices: int = 2,
         device_memory: str = "80Gi",
     ) -> None:
         self.name = name
         self.root = folder / "node"
-        self.libraries = folder / "lib"
+        self.libraries = libraries or folder / "lib"
         folder.mkdir(parents=True, exist_ok=True)
-        build_nvml_simulator(self.libraries, cc=find_c_compiler())
-        login = kubeconfig.by_certificate(
-            folder / "kubeconfig",
-            server=plane.server,
-            ca_file=plane.ca_file,
-            pair=plane._programs.authority.issue(
-                f"system:node:{name}", organization="system:nodes"
-            ),
-        )
+        build_nvml_simulator(self.libraries, cc=c_compiler())
         arguments = {
             "node": name,
-            "kubeconfig": login,
+            "kubeconfig": plane.kubeconfig_for_node(name),
             "root": self.root,
             "address": address,
             "devices": devices,

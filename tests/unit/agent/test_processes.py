@@ -208,6 +208,26 @@ async def test_forks_that_race_the_kill_die_too(kernel_pod: tuple[Path, str]) ->
     assert left == frozenset()
 
 
+@pytest.mark.parametrize("holds_agent", [False, True], ids=["another Pod", "the agent's Pod"])
+async def test_the_kernel_kills_the_cgroup_unless_the_agent_is_in_it(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes], *, holds_agent: bool
+) -> None:
+    """cgroup.kill is used where it exists (here a plain file), and never against oneself."""
+    uid = str(uuid.uuid4())
+    processes = _fake_proc(tmp_path, sleeper.pid, f"/kubepods/pod{uid}/a")
+    (tmp_path / "proc" / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
+    pod = tmp_path / "cgroup" / f"pod{uid}"
+    pod.mkdir()
+    (pod / "cgroup.kill").write_text("")
+    listed = [sleeper.pid, os.getpid()] if holds_agent else [sleeper.pid]
+    (pod / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in listed))
+
+    hit = await processes.kill(uid, deadline_at=time.monotonic() + 0.05)
+
+    assert {process.pid for process in hit} == {sleeper.pid}
+    assert (pod / "cgroup.kill").read_text() == ("" if holds_agent else "1")
+
+
 def test_a_process_id_is_pid_and_start_time() -> None:
     """Two processes that had one pid after the other are not the same."""
     assert ProcessId(7, 1) != ProcessId(7, 2)

@@ -1,0 +1,65 @@
+"""Whose an entry of NVML is, with real processes over the simulator."""
+
+import asyncio
+import os
+import signal
+
+from tests.support.agent_rig import GPU, OTHER_GPU, AgentRig
+from tests.support.nvml_simulator import hold
+
+from gpusession.agent.gpu_view import GpuView, Scene, sighting_of
+from gpusession.agent.nvml import Blind, BlindReason
+
+
+async def _seen(view: GpuView) -> Scene:
+    scene = await view.look()
+    assert isinstance(scene, Scene)
+    return scene
+
+
+async def test_entries_are_the_pods_or_strangers_or_anothers(rig: AgentRig) -> None:
+    """Another Pod's entry is neither; one without any Pod is a stranger."""
+    pod, _ = await rig.start_pod(), await rig.start_pod("other")
+    hold(rig.node.state_dir, OTHER_GPU, 1)
+    view = GpuView(rig.nvml, rig.processes)
+
+    sighting = sighting_of(await _seen(view), pod.uid)
+
+    assert [holder.pid for holder in sighting.holders] == rig.pids(pod)
+    assert [(s.pid, s.gpu_uuid) for s in sighting.strangers] == [(os.getpid(), OTHER_GPU)]
+    assert not sighting.strangers[0].is_placed
+
+
+async def test_a_pid_that_was_the_pods_stays_its_own_while_it_is_listed(rig: AgentRig) -> None:
+    """NVML may list a process for longer than it lives."""
+    pod = await rig.start_pod()
+    rig.node.set_lag(5000)
+    pid = rig.pids(pod)[0]
+    os.kill(pid, signal.SIGKILL)
+    await pod.shim.wait()
+    scene = await _seen(GpuView(rig.nvml, rig.processes))
+
+    assert sighting_of(scene, pod.uid).gpu_uuids == frozenset()
+    assert sighting_of(scene, pod.uid, own_pids={pid}).gpu_uuids == {GPU}
+
+
+async def test_a_known_gpu_must_have_been_read(rig: AgentRig) -> None:
+    """One that is not there any more was seen clean by nobody."""
+    answer = await GpuView(rig.nvml, rig.processes).look({"GPU-none"})
+
+    assert isinstance(answer, Blind)
+    assert answer.reason is BlindReason.GPU_NOT_FOUND
+
+
+async def test_askers_share_a_look_that_begins_after_they_asked(rig: AgentRig) -> None:
+    """One that has begun may have missed what they ask about: they get the next, in common."""
+    view = GpuView(rig.nvml, rig.processes)
+    rig.node.inject("nvmlDeviceGetCount_v2", delay_ms=60)
+    first = asyncio.create_task(_seen(view))
+    await asyncio.sleep(0.02)
+
+    one, two = await asyncio.gather(_seen(view), _seen(view))
+
+    assert first.done()
+    assert one is two
+    assert await first is not one
