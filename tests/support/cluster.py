@@ -38,6 +38,7 @@ async def kube_client(
         yield KubeClient(
             session, server=connection.server, watch_silence=timedelta(seconds=watch_silence)
         )
+    await asyncio.sleep(0.02)  # aiohttp does not wait for the end of its TLS connections
 
 
 @contextmanager
@@ -135,7 +136,7 @@ class Cluster:
         body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
         await self.admin.send("DELETE", self._path(kind, name), body=body)
 
-    async def wait_for_admission(self) -> None:
+    async def wait_for_apiserver(self) -> None:
         """Wait for an apiserver that has just been started."""
         async with asyncio.timeout(PATIENCE):
             while True:

@@ -75,6 +75,7 @@ class Ascent:
         self.bytes_after = 0
         self._ended: set[ProcessId] = set()
         self.stages: list[Stage] = []
+        self._began_at = time.monotonic()
         self._pod_uid = pod_uid
         self._baseline = frozenset(baseline)
         self._view = view
@@ -83,6 +84,11 @@ class Ascent:
         self._holder_pids: set[int] = set()
         self._clean_reads = 0
         self._clean_since = self._clean_until = 0.0
+
+    @property
+    def elapsed(self) -> timedelta:
+        """Since the climb began."""
+        return timedelta(seconds=time.monotonic() - self._began_at)
 
     @property
     def saw_holding(self) -> bool:
@@ -165,11 +171,13 @@ class Ascent:
                 began_at = time.monotonic()
                 await self._look(running.deadline_at)
                 looked_at = time.monotonic()
+                took = looked_at - began_at
                 left = limits.clean_spacing.total_seconds() - self._clean_seconds
                 if self._clean_reads >= CLEAN_READS and left <= 0:
                     return
                 pause = left if self.is_clean else next(pauses, _PAUSES[-1])
-                next_takes = max(_LAST_LOOK, 2 * (looked_at - began_at))
+                # The second clean read is worth a try even when it may be cut off.
+                next_takes = _LAST_LOOK if self.is_clean else max(_LAST_LOOK, 2 * took)
                 if looked_at + pause + next_takes >= running.deadline_at:
                     break
                 await asyncio.sleep(pause)

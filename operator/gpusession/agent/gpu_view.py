@@ -95,6 +95,7 @@ class GpuView:
         self._processes = processes
         self._running: asyncio.Task[Scene | Blind] | None = None
         self._next: asyncio.Task[Scene | Blind] | None = None
+        self._known: dict[int, tuple[ProcessId, Place]] = {}
 
     async def look(
         self, known: Collection[str] = (), *, deadline_at: float | None = None
@@ -135,7 +136,11 @@ class GpuView:
         if running is not None and not running.done():
             await asyncio.wait([running])
         self._running, self._next = self._next, None
-        return await self._read(None)
+        seen = await self._read(None)
+        if isinstance(seen, Scene):
+            listed = {entry.holder.pid for entry in seen.entries}
+            self._known = {pid: known for pid, known in self._known.items() if pid in listed}
+        return seen
 
     async def _read(self, uuids: frozenset[str] | None) -> Scene | Blind:
         snapshot = await self._nvml.snapshot(uuids)
@@ -143,7 +148,22 @@ class GpuView:
 
     def _scene(self, snapshot: Snapshot) -> Scene:
         pids = {holder.pid for holder in snapshot.holders}
-        behind = {p: (self._processes.place(p), self._processes.identify(p)) for p in pids}
+        behind = {pid: self._behind(pid) for pid in pids}
         entries = (Entry(holder, *behind[holder.pid]) for holder in snapshot.holders)
         read = {gpu.uuid for gpu in snapshot.gpus} | {h.gpu_uuid for h in snapshot.holders}
         return Scene(frozenset(read), tuple(entries))
+
+    def _behind(self, pid: int) -> tuple[Place, ProcessId | None]:
+        """Tell whose a listed pid is; one that exits meanwhile is still who it was.
+
+        1. NVML lists a process of a neighbour Pod. 2. It exits, and its /proc entry goes or
+        shows no cgroup. 3. NVML lists it for a moment longer. Without a memory that would be
+        a process of no Pod on the GPU of everybody else.
+        """
+        place, identity = self._processes.place(pid), self._processes.identify(pid)
+        known = self._known.get(pid)
+        if place.pods and identity is not None:
+            self._known[pid] = identity, place
+        elif known is not None and identity in {None, known[0]}:
+            place = known[1]
+        return place, identity

@@ -31,7 +31,7 @@ from gpusession.api.release import (
 from gpusession.api.session import Reason
 from gpusession.errors import Retry
 from gpusession.metrics import RELEASE_VERDICTS
-from gpusession.rules.ladder import Judgement, Limits, Rung, StageName, judge, rungs
+from gpusession.rules.ladder import Judgement, Limits, Rung, StageName, judge, rungs, verify_limit
 from gpusession.store.clearing import StateClearer
 
 log = structlog.get_logger(__name__)
@@ -198,7 +198,8 @@ class Releaser:
     async def _climb(self, climb: _Climb) -> ReleaseReport:
         rebooted = self._has_rebooted(climb)
         grace = timedelta(seconds=climb.order.termination_grace_period_seconds)
-        for rung in rungs(climb.mode, grace, self._limits):
+        climbed = rungs(climb.mode, grace, self._limits)
+        for rung in climbed:
             match rung.stage:
                 case StageName.RESOLVE:
                     continue  # done: its look decided how far to go
@@ -207,7 +208,8 @@ class Releaser:
                 case StageName.SIGKILL:
                     await climb.ascent.sigkill(rung)
                 case StageName.VERIFY:
-                    await climb.ascent.verify(rung, limits=self._limits)
+                    limit = verify_limit(climbed, climb.ascent.elapsed)
+                    await climb.ascent.verify(Rung(rung.stage, limit), limits=self._limits)
         held_before = bool(climb.order.gpu_uuids) or (climb.row and climb.row.seen_holding)
         evidence = climb.ascent.evidence(held_before=bool(held_before), rebooted=rebooted)
         return await self._settle(climb, judge(evidence, self._limits))

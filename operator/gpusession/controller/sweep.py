@@ -73,7 +73,7 @@ class Sweep:
             rounds += 1
             try:
                 await self.sweep()
-            except GpuSessionError as error:
+            except (GpuSessionError, msgspec.MsgspecError) as error:
                 log.warning("sweep not finished", error=str(error))
                 continue
             if rounds % self._rebind_every == 0:

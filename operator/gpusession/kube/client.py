@@ -4,7 +4,7 @@ No retries here: the destroy channel retries whole decisions, after looking agai
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -59,8 +59,8 @@ class KubeClient:
             raise Stale(f"{method} {path}: {_sentence(answer)}")
         return answer
 
-    async def follow(self, path: str, params: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """Yield the lines of a watch until the server ends it.
+    async def follow(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a watch until the server ends it; who leaves early closes it.
 
         Raises ApiUnavailable when the stream breaks or stays silent, Stale on 410.
         """
@@ -122,7 +122,8 @@ def _error_of(
     sentence = f"{request}: {status} {_sentence(body)}"
     if status in (HTTPStatus.CONFLICT, HTTPStatus.GONE):
         return Stale(sentence)
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY and content_type == JSON_PATCH:
+    is_invalid = status == HTTPStatus.UNPROCESSABLE_ENTITY
+    if is_invalid and content_type == JSON_PATCH and not _has_causes(body):
         return Stale(sentence)  # the way kube-apiserver reports a failed `test` operation
     retryable = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
     if status in retryable or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -130,6 +131,14 @@ def _error_of(
         after = timedelta(seconds=int(seconds)) if seconds.isdigit() else None
         return ApiUnavailable(sentence, after=after)
     return Refused(sentence, reason=_word(status))
+
+
+def _has_causes(body: bytes) -> bool:
+    """Whether an invalid object is what is complained of, field by field."""
+    try:
+        return bool(json.loads(body)["details"].get("causes"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _word(status: int) -> str:

@@ -6,6 +6,7 @@ nothing until `KubeReader` has asked the apiserver.
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
@@ -90,7 +91,7 @@ class Reflector(Generic[T]):
                 await self._follow(await self._list())
             except Stale:
                 continue  # 410: history is compacted, list again at once
-            except GpuSessionError as error:
+            except (GpuSessionError, msgspec.MsgspecError) as error:
                 log.warning("watch broke", path=self._path, error=str(error))
                 await asyncio.sleep(PAUSE.total_seconds())
 
@@ -125,17 +126,20 @@ class Reflector(Generic[T]):
             "resourceVersion": version,
             "timeoutSeconds": SERVER_TIMEOUT,
         }
-        async for line in self._client.follow(self._path, params):
-            event = msgspec.json.decode(line, type=_Event)
-            match event.type:
-                case "BOOKMARK":
-                    bookmark = msgspec.json.decode(event.object, type=_Bookmark)
-                    version = bookmark.metadata.resource_version
-                case "ERROR":
-                    raise self._error(msgspec.json.decode(event.object, type=_Status))
-                case kind:
-                    version = self._apply(kind, self._decoder.decode(event.object))
+        async with aclosing(self._client.follow(self._path, params)) as lines:
+            async for line in lines:
+                version = self._take_in(msgspec.json.decode(line, type=_Event))
         return version
+
+    def _take_in(self, event: _Event) -> str:
+        match event.type:
+            case "BOOKMARK":
+                bookmark = msgspec.json.decode(event.object, type=_Bookmark)
+                return bookmark.metadata.resource_version
+            case "ERROR":
+                raise self._error(msgspec.json.decode(event.object, type=_Status))
+            case kind:
+                return self._apply(kind, self._decoder.decode(event.object))
 
     def _error(self, status: _Status) -> GpuSessionError:
         sentence = f"watch {self._path}: {status.code} {status.message}"

@@ -1,6 +1,6 @@
 """Every write of ours to kube-apiserver, each as one request that cannot hit the wrong object.
 
-All patches carry the uid, so a namesake that came later is refused by the apiserver, and
+All patches test the uid, so a namesake that came later is refused by the apiserver, and
 none reads before it writes.
 """
 
@@ -21,9 +21,7 @@ from gpusession.api.session import (
     SessionStatus,
 )
 from gpusession.errors import GpuSessionError, Stale
-from gpusession.kube.client import JSON_PATCH, MERGE_PATCH, KubeClient
-
-_NO_STATUS = dict.fromkeys(field.encode_name for field in msgspec.structs.fields(SessionStatus))
+from gpusession.kube.client import JSON_PATCH, KubeClient
 
 COMPONENT = "gpusession-controller"
 """Who an Event says it comes from."""
@@ -44,16 +42,19 @@ class KubeWriter:
             patch += _adding_finalizer(seen)
         if intent is not None:
             patch += _adding_annotation(seen, BIND_INTENT_ANNOTATION, intent)
-        return await self._patch(seen, "", patch, JSON_PATCH)
+        return await self._patch(seen, "", patch)
 
     async def record_status(self, seen: Metadata, status: SessionStatus) -> Session:
         """Write the whole status; its transition rules may refuse a deposed writer.
 
-        A field at its default is sent as null: a merge patch would leave the old value.
+        Not as a merge patch: the status endpoint ignores the uid in one, so that a namesake
+        would be written to, and a field that the new status leaves out would stay.
         """
-        whole = _NO_STATUS | msgspec.to_builtins(status)
-        patch = {"metadata": {"uid": seen.uid}, "status": whole}
-        return await self._patch(seen, "/status", patch, MERGE_PATCH)
+        patch = [
+            _test("/metadata/uid", seen.uid),
+            {"op": "add", "path": "/status", "value": msgspec.to_builtins(status)},
+        ]
+        return await self._patch(seen, "/status", patch)
 
     async def drop_finalizer(self, seen: Metadata) -> Session:
         """Remove our finalizer and no other; the object may be gone right after."""
@@ -65,7 +66,7 @@ class KubeWriter:
             _test(path, FINALIZER),
             {"op": "remove", "path": path},
         ]
-        return await self._patch(seen, "", patch, JSON_PATCH)
+        return await self._patch(seen, "", patch)
 
     async def delete_session(self, seen: Metadata) -> None:
         """Delete this very Session; one that is gone already is fine."""
@@ -114,9 +115,9 @@ class KubeWriter:
             return False
         return True
 
-    async def _patch(self, seen: Metadata, sub: str, patch: Any, kind: str) -> Session:
+    async def _patch(self, seen: Metadata, sub: str, patch: list[dict[str, Any]]) -> Session:
         answer = await self._client.send(
-            "PATCH", _path_of(seen) + sub, body=patch, content_type=kind
+            "PATCH", _path_of(seen) + sub, body=patch, content_type=JSON_PATCH
         )
         return _session.decode(answer)
 

@@ -1,6 +1,6 @@
 """metav1 conditions as values: set one, drop one, and only a changed status moves time."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -17,7 +17,7 @@ LONGEST_MESSAGE = 4096
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as metav1.Time is written."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find(status: SessionStatus, kind: ConditionType) -> Condition | None:

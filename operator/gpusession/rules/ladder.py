@@ -52,7 +52,7 @@ class Limits:
     """Kill to exit takes 0.1 ms; the rest is for forks that race it."""
 
     verify: timedelta = timedelta(milliseconds=200)
-    """Twice `clean_spacing`: one unlucky first read still leaves time for two clean ones."""
+    """Twice `clean_spacing`; it also gets what the stages before it left of their time."""
 
     clean_spacing: timedelta = timedelta(milliseconds=100)
     """Between two clean reads: long enough for a restarted container to show itself."""
@@ -82,6 +82,16 @@ def rungs(mode: Mode, grace: timedelta, limits: Limits) -> tuple[Rung, ...]:
         Rung(StageName.SIGKILL, limits.sigkill),
         verify,
     )
+
+
+def verify_limit(climbed: tuple[Rung, ...], elapsed: timedelta) -> timedelta:
+    """Tell how long to verify: at least its own limit, and up to the end of the ladder.
+
+    A process that exits in 5 ms of its 200 leaves the rest to drivers that free slowly: a
+    verdict of Held costs another round, and the sum of the limits is promised anyway.
+    """
+    left = sum((rung.limit for rung in climbed), -elapsed)
+    return max(left, climbed[-1].limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,40 @@ async def test_entries_are_the_pods_or_strangers_or_anothers(rig: AgentRig) -> N
     assert not sighting.strangers[0].is_placed
 
 
+async def test_a_listed_process_that_has_exited_is_still_who_it_was(rig: AgentRig) -> None:
+    """NVML may list a process for longer than it lives; a neighbour's is no stranger then."""
+    pod = await rig.start_pod()
+    rig.node.set_lag(5000)
+    view = GpuView(rig.nvml, rig.processes)
+    await _seen(view)
+    os.kill(rig.pids(pod)[0], signal.SIGKILL)
+    await pod.shim.wait()
+
+    late, never_looked = await _seen(view), await _seen(GpuView(rig.nvml, rig.processes))
+
+    assert sighting_of(late, pod.uid).gpu_uuids == {GPU}
+    assert sighting_of(late, "another").strangers == ()
+    assert [s.gpu_uuid for s in sighting_of(never_looked, pod.uid).strangers] == [GPU]
+
+
+async def test_a_successor_under_the_same_pid_inherits_nothing(rig: AgentRig) -> None:
+    """Another start time is another process, whatever was known of the pid."""
+    pod = await rig.start_pod()
+    view = GpuView(rig.nvml, rig.processes)
+    await _seen(view)
+    entry = rig.root / "proc" / str(rig.pids(pod)[0])
+    stat = (entry / "stat").read_text().split()
+    (entry / "stat").unlink()
+    (entry / "stat").write_text(" ".join([*stat[:21], "7", *stat[22:]]))
+    (entry / "cgroup").write_text("0::/\n")
+
+    sighting = sighting_of(await _seen(view), pod.uid)
+
+    assert (len(sighting.holders), len(sighting.strangers)) == (0, 1)
+
+
 async def test_a_pid_that_was_the_pods_stays_its_own_while_it_is_listed(rig: AgentRig) -> None:
-    """NVML may list a process for longer than it lives."""
+    """Whoever signalled it knows it, even without an earlier look."""
     pod = await rig.start_pod()
     rig.node.set_lag(5000)
     pid = rig.pids(pod)[0]
@@ -58,7 +90,9 @@ async def test_askers_share_a_look_that_begins_after_they_asked(rig: AgentRig) -
     first = asyncio.create_task(_seen(view))
     await asyncio.sleep(0.02)
 
-    one, two = await asyncio.gather(_seen(view), _seen(view))
+    earlier = asyncio.create_task(_seen(view))
+    await asyncio.sleep(0.02)
+    one, two = await asyncio.gather(earlier, _seen(view))
 
     assert first.done()
     assert one is two

@@ -1,6 +1,7 @@
 """What the answers of a real kube-apiserver mean to the caller."""
 
 import json
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ async def test_failed_test_of_a_json_patch_is_stale(client: KubeClient, cluster:
 
     with pytest.raises(Stale, match="422"):
         await client.send("PATCH", f"{SESSIONS}/patched", body=patch, content_type=JSON_PATCH)
+
+
+async def test_invalid_json_patch_is_refused(client: KubeClient, cluster: Cluster) -> None:
+    """A 422 for what the patch makes of the object is a no, unlike one for its test."""
+    await cluster.session("no-evidence")
+    patch = [{"op": "add", "path": "/status", "value": {"phase": "Destroyed"}}]
+    path = f"{SESSIONS}/no-evidence/status"
+
+    with pytest.raises(Refused, match="Destroyed needs evidence"):
+        await client.send("PATCH", path, body=patch, content_type=JSON_PATCH)
 
 
 async def test_missing_right_is_refused(client: KubeClient) -> None:
@@ -148,9 +159,8 @@ async def test_watch_yields_a_line_per_event(client: KubeClient, cluster: Cluste
         await cluster.session(name)
     params = {"watch": "1", "fieldSelector": "metadata.name=two"}
 
-    async for line in client.follow(SESSIONS, params):
-        event = json.loads(line)
-        break
+    async with aclosing(client.follow(SESSIONS, params)) as lines:
+        event = json.loads(await anext(lines))
 
     assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "two")
 

@@ -72,15 +72,17 @@ async def test_what_does_not_exist_is_none(cluster: Cluster, reader: KubeReader)
     """Pod, Node and Session: the apiserver's own not-found, and nothing else, is None."""
     here = cluster.namespace
 
-    found = [await reader.pod(here, "no"), await reader.node("no"), await reader.session(here, "no")]
+    found = [
+        await reader.pod(here, "no"),
+        await reader.node("no"),
+        await reader.session(here, "no"),
+    ]
 
     assert found == [None, None, None]
 
 
 @pytest.mark.parametrize("page", [1, 2, 500])
-async def test_sessions_come_page_by_page(
-    cluster: Cluster, client: KubeClient, page: int
-) -> None:
+async def test_sessions_come_page_by_page(cluster: Cluster, client: KubeClient, page: int) -> None:
     """Each Session of the cluster comes once, however small the pages are."""
     names = {f"page-{page}-{number}" for number in range(5)}
     for name in names:
@@ -106,7 +108,10 @@ async def test_pages_are_asked_for_one_after_the_other() -> None:
         found = [bytes(raw) async for raw in _listed(client, 1)]
 
     assert found == [b'{"number": 1}', b'{"number": 2}']
-    assert [url.partition("?")[2] for url in server.requests] == ["limit=1", "limit=1&continue=more"]
+    assert [url.partition("?")[2] for url in server.requests] == [
+        "limit=1",
+        "limit=1&continue=more",
+    ]
 
 
 async def test_list_without_the_crd_is_unavailable_not_empty() -> None:

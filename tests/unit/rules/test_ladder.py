@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpusession.api.release import COMPLETING, Mode, Verdict
 from gpusession.api.session import Reason
-from gpusession.rules.ladder import Evidence, Limits, StageName, judge, rungs
+from gpusession.rules.ladder import Evidence, Limits, StageName, judge, rungs, verify_limit
 
 LIMITS = Limits()
 
@@ -96,6 +96,16 @@ def test_a_grace_gives_sigterm_its_time() -> None:
 
     assert climbed[StageName.SIGTERM] == timedelta(seconds=30)
     assert climbed[StageName.SIGKILL] == LIMITS.sigkill
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "limit"), [(0, 600), (20, 580), (400, 200), (5000, 200)], ids=str
+)
+def test_verify_gets_what_the_stages_before_it_left(elapsed: int, limit: int) -> None:
+    """Never less than its own limit, never more than the ladder's sum."""
+    climbed = rungs(Mode.END, timedelta(0), LIMITS)
+
+    assert verify_limit(climbed, timedelta(milliseconds=elapsed)) == timedelta(milliseconds=limit)
 
 
 def test_verify_mode_has_no_stage_that_signals() -> None:

@@ -1,0 +1,298 @@
+"""Under any order of faults: nothing ends by mistake, nothing ends unproven, all ends end.
+
+Hypothesis breaks a small model cluster between every two effects: crashes, lost and late
+requests, a lagging watch, dying Pods, Nodes, agents and Redis. Deterministic, so that a
+failure in CI is the same failure here.
+"""
+
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from tests.support.builders import LIMITS, kinds
+from tests.support.lifecycle_world import NODES, OTHER, Fate, Found, Lost, Row, World
+
+from gpusession.api.session import (
+    FINALIZER,
+    USE_LABEL,
+    OnRelease,
+    Phase,
+    PodRef,
+    Session,
+    SessionStatus,
+)
+from gpusession.rules.actions import Action, Intent, Requeue
+from gpusession.rules.lifecycle import step
+
+ROUNDS = 60
+"""Decisions within which a healthy world must come to rest: four times the longest way."""
+
+POD_CHANGES = ("fail", "delete", "finish", "force", "withdraw", "exit", *["restart"] * 6)
+LOSSES = ("removed", "tainted", "replaced")
+
+FATES = st.sampled_from([*[Fate.ANSWERED] * 5, Fate.UNANSWERED, Fate.LOST, Fate.DELAYED])
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """One Session, one controller, and everything that may go wrong around them."""
+
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after = SessionStatus()
+        self.plan: list[Action] = []
+
+    @initialize(
+        on_release=st.sampled_from([OnRelease.DELETE_POD, OnRelease.NONE]),
+        effects=st.integers(0, 6),
+    )
+    def begin(self, on_release: OnRelease, effects: int) -> None:
+        """Start with a Session and its Pod, at any point of the way to Active."""
+        self.world = World(pod_refs=(PodRef(name="chat", on_release=on_release),))
+        self.world.create_pod("node-a")
+        self.pod_watch_catches_up()
+        self.work([Fate.ANSWERED] * effects, lag=False, rebind=False)
+
+    # ---- the controller ----
+
+    @rule(fates=st.lists(FATES, min_size=1, max_size=8), lag=st.booleans(), rebind=st.booleans())
+    def work(self, fates: list[Fate], *, lag: bool, rebind: bool) -> None:
+        """Go on with the visit for a few effects; what is left waits for the next rule."""
+        if rebind and not self.plan:
+            self.world.found.rebind_due = True
+        if not lag:
+            self.watch_catches_up(len(self.world.watch))
+            self.pod_watch_catches_up()
+        for fate in fates:
+            if not self._one_effect(fate):
+                return
+
+    @rule(effects=st.integers(1, 4))
+    def work_undisturbed(self, effects: int) -> None:
+        """Go on with every answer and all news."""
+        self.work([Fate.ANSWERED] * effects, lag=False, rebind=False)
+
+    @rule()
+    def crash(self) -> None:
+        """Lose the visit and everything that was learned, wherever it stands."""
+        self.plan = []
+        self.world.relist()
+
+    @rule(events=st.integers(1, 4))
+    def watch_catches_up(self, events: int) -> None:
+        """Bring some of the news, however late."""
+        for _ in range(events):
+            self.world.deliver()
+
+    @rule()
+    def pod_watch_catches_up(self) -> None:
+        """Bring the Pod's news."""
+        self.world.cached_pod = self.world.pod
+
+    def _one_effect(self, fate: Fate) -> bool:
+        if not self.plan:
+            looked = self.world.look()
+            if looked is None:
+                return False
+            self.after, actions = step(*looked, now=self.world.now, limits=LIMITS)
+            self.plan = list(actions)
+        action = self.plan.pop(0) if self.plan else Requeue()
+        if isinstance(action, Requeue):
+            self._end_visit()
+            return False
+        try:
+            self.world.perform(action, self.after, fate)
+        except Lost:
+            self._end_visit()
+            return False
+        return True
+
+    def _end_visit(self) -> None:
+        self.plan = []
+        self.world.found = Found()
+
+    # ---- the world ----
+
+    @precondition(lambda self: self.world.current is not None)
+    @rule(how=st.sampled_from(["delete", "close", "override", *["touch"] * 5]))
+    def user_acts(self, how: str) -> None:
+        """Delete, close, change a setting, or give up on the evidence."""
+        if how == "touch":
+            self.world.write_spec(ttl_seconds_after_destroyed=None)
+        elif how == "override" and self.world.asked:
+            self.world.override()
+        elif how == "close":
+            self.world.asked = True
+            self.world.write_spec(desired_phase=Phase.DESTROYED)
+        elif how == "delete":
+            self.world.asked = True
+            self.world.write_metadata(deletion_timestamp="2026-01-02T03:04:05Z")
+
+    @precondition(lambda self: self.world.pod is None)
+    @rule(node=st.sampled_from(NODES))
+    def pod_comes(self, node: str) -> None:
+        """Create the Pod, or the one that replaces it."""
+        self.world.create_pod(node)
+
+    @precondition(lambda self: self.world.pod is not None)
+    @rule(how=st.sampled_from(POD_CHANGES))
+    def pod_changes(self, how: str) -> None:
+        """Do to the Pod whatever users, kubelet and others do."""
+        world = self.world
+        if how in ("fail", "finish", "exit"):
+            world.end_processes()
+        match how:
+            case "fail":
+                world.change_pod(phase="Failed")
+            case "delete":
+                world.delete_pod(timedelta(seconds=30))
+            case "finish" | "force":
+                world.remove_pod()
+            case "withdraw":
+                world.change_pod(labels={})
+            case "restart":
+                world.kubelet_restarts()
+
+    @precondition(lambda self: self.world.pod is not None)
+    @rule()
+    def other_session_takes_the_pod(self) -> None:
+        """Bind the Pod to somebody else, if it is free."""
+        pod = self.world.pod
+        assert pod is not None
+        node = pod.spec.node_name or ""
+        self.world.bind(self.world.machines[node], OTHER, Intent(node, pod.metadata.uid))
+
+    @rule(node=st.sampled_from(NODES), how=st.sampled_from([*[""] * 9, *LOSSES]))
+    def node_is_lost(self, node: str, how: str) -> None:
+        """Switch a machine off, once in a while."""
+        if how:
+            self.world.lose_node(node, how=how)
+
+    @rule(fault=st.sampled_from(["none", "none", "agent", "blind", "redis", "api"]))
+    def something_falters(self, fault: str) -> None:
+        """Take one thing away, and bring the others back."""
+        for machine in self.world.machines.values():
+            machine.agent_up, machine.blind = fault != "agent", fault == "blind"
+        self.world.redis_up, self.world.api_up = fault != "redis", fault != "api"
+
+    @precondition(lambda self: self.world.late)
+    @rule()
+    def late_bind_arrives(self) -> None:
+        """Let a bind take effect that everybody has given up."""
+        machine, action = self.world.late.pop(0)
+        if machine.on:
+            self.world.bind(machine, "s-1", action.intent)
+
+    # ---- what must always hold ----
+
+    @invariant()
+    def finalizer_guards_every_living_row(self) -> None:
+        """While an agent answers for the Session, the Session is there."""
+        session = self.world.current
+        if self.world.living_rows and not self.world.waived and session is not None:
+            assert FINALIZER in session.metadata.finalizers
+
+    @invariant()
+    def destroyed_memory_stays_free(self) -> None:
+        """Let nothing that was destroyed come back behind its verdict."""
+        session, pod = self.world.current, self.world.pod
+        if session is None or session.status.phase is not Phase.DESTROYED or self.world.waived:
+            return
+        if session.spec.pod_refs[0].on_release is OnRelease.NONE or _withdrew(pod, session):
+            return
+        if session.status.active_since is not None:
+            machine = self.world.machines[session.status.node_name or ""]
+            assert session.status.pod_uid not in machine.holding
+
+    def teardown(self) -> None:
+        """When the faults stop, everything comes to its one right end."""
+        if not hasattr(self, "world"):
+            return
+        self._heal()
+        for _ in range(ROUNDS):
+            self.world.now += timedelta(seconds=10)
+            self.world.deliver()
+            self._one_effect(Fate.ANSWERED)
+            self._let_time_end_pods()
+        self._assert_at_rest()
+
+    def _heal(self) -> None:
+        while self.world.late:
+            self.late_bind_arrives()
+        self._end_visit()
+        self.world.redis_up = self.world.api_up = True
+        for machine in self.world.machines.values():
+            machine.agent_up, machine.blind = True, False
+        while self.world.watch:
+            self.world.deliver()
+        pod = self.world.pod
+        if pod is not None and not pod.use:
+            self.world.end_processes()  # its owner ends what only the owner may end
+            self.world.remove_pod()
+        self.world.cached_pod = self.world.pod
+
+    def _let_time_end_pods(self) -> None:
+        pod = self.world.pod
+        if pod is not None and pod.metadata.deletion_timestamp is not None:
+            self.world.end_processes()
+            self.world.remove_pod()
+        self.world.cached_pod = self.world.pod
+
+    def _assert_at_rest(self) -> None:
+        self._end_visit()
+        session, world = self.world.current, self.world
+        if session is None:
+            assert world.asked
+            return
+        looked = world.look()
+        assert looked is not None
+        effects = set(kinds(step(*looked, now=world.now, limits=LIMITS)[1]))
+        match session.status.phase:
+            case Phase.DESTROYED:
+                assert world.asked or world.troubled
+                assert FINALIZER not in session.metadata.finalizers
+                assert effects == set()
+            case Phase.ACTIVE:
+                assert not world.asked
+                assert self._pod_is_there(session)
+                assert effects == set()
+            case phase:
+                assert phase is not Phase.PENDING_DESTROY
+                assert not world.asked
+                assert not self._could_be_bound()
+
+    def _pod_is_there(self, session: Session) -> bool:
+        pod = self.world.pod
+        return pod is not None and pod.metadata.uid == session.status.pod_uid
+
+    def _could_be_bound(self) -> bool:
+        pod = self.world.pod
+        if pod is None or not self.world.is_bindable:
+            return False
+        machine = self.world.machines[pod.spec.node_name or ""]
+        taken: Row | None = machine.rows.get(OTHER)
+        return machine.on and (taken is None or taken.pod_uid != pod.metadata.uid)
+
+
+def _withdrew(pod: object, session: Session) -> bool:
+    labels = getattr(getattr(pod, "metadata", None), "labels", {USE_LABEL: ""})
+    return USE_LABEL not in labels and session.status.pod_uid is not None
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
