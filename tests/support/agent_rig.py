@@ -29,6 +29,7 @@ from gpusession.agent.observer import Observer
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import PodCheck
 from gpusession.agent.processes import PodProcesses
+from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
 from gpusession.api.release import BindRequest, ReleaseOrder
 from gpusession.kube.client import KubeClient
@@ -97,6 +98,9 @@ class AgentRig:
         self.processes = PodProcesses(
             proc_root=self.root / "proc", cgroup_root=self.root / "cgroup"
         )
+        self.rebuild = Rebuild(
+            node_name=NODE, boot_id=self.boot_id, reader=self.reader, ledger=self.ledger
+        )
         view = GpuView(self.nvml, self.processes)
         self.binder = Binder(
             node_name=NODE,
@@ -123,6 +127,13 @@ class AgentRig:
             ledger=self.ledger,
             period=timedelta(seconds=5),
         )
+
+    async def lose_ledger(self) -> None:
+        """Stop the agent, remove its ledger's files, start it again."""
+        await self._agent.aclose()
+        for file in self.root.glob("ledger.sqlite*"):
+            file.unlink()
+        await self.start_agent()
 
     async def start_pod(
         self, name: str = "pod", *args: str, use: str | None = "exclusive", memory: str = "6Gi"

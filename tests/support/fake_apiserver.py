@@ -1,6 +1,6 @@
-"""A fake of the neighbour kube-apiserver: real HTTP, two answers, everything else 404.
+"""A fake of the neighbour kube-apiserver: real HTTP, three answers, everything else 404.
 
-It serves GET of a Pod and POST of a TokenReview, from what a test wrote into it. For tests
+It serves a Pod, the list of Sessions and a TokenReview, from what a test wrote into it. For tests
 of the agent, which says nothing else to the apiserver; the real one has tests of its own.
 """
 
@@ -19,6 +19,7 @@ class FakeApiserver:
 
     def __init__(self) -> None:
         self.pods: dict[tuple[str, str], Object] = {}
+        self.sessions: list[Object] = []
         self.tokens: dict[str, tuple[str, list[str]]] = {}
         self.is_down = False
         self.knows_audiences = True
@@ -29,6 +30,7 @@ class FakeApiserver:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}", self._pod)
+        app.router.add_get("/apis/gpusession.dev/v1alpha1/sessions", self._sessions)
         app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -70,6 +72,12 @@ class FakeApiserver:
             return _status(503)
         pod = self.pods.get((request.match_info["namespace"], request.match_info["name"]))
         return _status(404) if pod is None else web.json_response(pod)
+
+    async def _sessions(self, _: web.Request) -> web.Response:
+        self.requests["sessions"] += 1
+        if self.is_down:
+            return _status(503)
+        return web.json_response({"metadata": {}, "items": self.sessions})
 
     async def _review(self, request: web.Request) -> web.Response:
         self.requests["review"] += 1

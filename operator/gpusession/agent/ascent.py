@@ -20,7 +20,6 @@ from gpusession.metrics import RELEASE_STAGE_SECONDS
 from gpusession.rules.ladder import (
     CLEAN_READS,
     Evidence,
-    Limits,
     Rung,
     StageResult,
     is_clean,
@@ -120,7 +119,7 @@ class Ascent:
         """How many of the processes that were signalled have exited."""
         return sum(self._processes.identify(process.pid) != process for process in self._ended)
 
-    def evidence(self, *, held_before: bool, rebooted: bool) -> Evidence:
+    def evidence(self, *, held_before: bool, may_restart: bool, rebooted: bool) -> Evidence:
         """Put together what was seen, for the verdict."""
         return Evidence(
             ever_held=held_before or self.saw_holding,
@@ -130,6 +129,7 @@ class Ascent:
             blind=self._last.blind,
             clean_reads=self._clean_reads,
             clean_for=timedelta(seconds=self._clean_until - self._clean_since),
+            may_restart=may_restart,
             rebooted=rebooted,
         )
 
@@ -163,8 +163,8 @@ class Ascent:
             left = self._processes.living(self._pod_uid, also=self._holder_pids).pids
             running.result = _result_of(found=bool(found), gone=not left)
 
-    async def verify(self, rung: Rung, *, limits: Limits) -> None:
-        """Look until two clean reads lie far enough apart, or the time is up."""
+    async def verify(self, rung: Rung, *, apart: timedelta) -> None:
+        """Look until two clean reads lie so far apart, or the time is up."""
         pauses = iter(_PAUSES)
         with self._stage(rung) as running:
             while True:
@@ -172,7 +172,7 @@ class Ascent:
                 await self._look(running.deadline_at)
                 looked_at = time.monotonic()
                 took = looked_at - began_at
-                left = limits.clean_spacing.total_seconds() - self._clean_seconds
+                left = apart.total_seconds() - self._clean_seconds
                 if self._clean_reads >= CLEAN_READS and left <= 0:
                     return
                 pause = left if self.is_clean else next(pauses, _PAUSES[-1])

@@ -84,6 +84,8 @@ class Binder:
 
 def _refusal_of_row(row: Row, request: BindRequest) -> tuple[Reason, str] | None:
     if row.claim.pod_uid != request.pod_uid:
+        if row.state is RowState.DONE:
+            return None  # proven empty, and the Session turns to the Pod's successor
         return Reason.POD_REPLACED, f"the Session is bound to Pod uid {row.claim.pod_uid}"
     if row.state is not RowState.BOUND:
         return Reason.AGENT_REFUSED, "the release of this Session has begun"

@@ -75,6 +75,16 @@ class Ledger:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_connection)
         self._thread.shutdown(wait=False)
 
+    async def is_fresh(self) -> bool:
+        """Tell whether the file was made anew and nobody has filled it since."""
+        return await self._run(
+            lambda db: not db.execute("PRAGMA user_version").fetchone()["user_version"]
+        )
+
+    async def mark_filled(self) -> None:
+        """Remember that what the Sessions tell of this node is in."""
+        await self._run(lambda db: db.execute("PRAGMA user_version = 1"))
+
     async def check(self) -> None:
         """Raise Retry where the ledger cannot be read."""
         await self._run(lambda db: db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
@@ -104,8 +114,8 @@ class Ledger:
     async def bind(self, claim: Claim, *, baseline: Iterable[ProcessId]) -> bool:
         """Give the Pod to the Session; False where another living Session has it.
 
-        A repeat keeps what is known and only takes the present boot id. The unique index
-        decides between two claims at once.
+        A repeat keeps what is known and only takes the present boot id; a claim of another
+        Pod replaces one that is done. The unique index decides between two claims at once.
         """
         return await self._run(lambda db: _bind(db, claim, list(baseline), self._now()))
 
@@ -118,7 +128,8 @@ class Ledger:
     ) -> Row | None:
         """Write down that a release starts, and what was held, before anything is signalled.
 
-        The first bytes_before of all attempts stays. None where there is no row, or where
+        The first bytes_before of all attempts stays; where the Pod's processes are gone by
+        now, it is the most that was seen while bound. None where there is no row, or where
         another Session has taken the Pod since this one was done.
         """
         seen = (gpu_uuids, bytes_before)
@@ -189,6 +200,10 @@ def _fence(db: sqlite3.Connection, leader_epoch: int) -> bool:
 
 
 def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: float) -> bool:
+    db.execute(
+        "DELETE FROM sessions WHERE session_uid = ? AND pod_uid != ? AND state = 'done'",
+        (claim.session_uid, claim.pod_uid),
+    )
     try:
         db.execute(
             "INSERT INTO sessions (session_uid, namespace, name, pod_name, pod_uid, boot_id,"
@@ -229,8 +244,9 @@ def _begin(
     try:
         db.execute(
             "UPDATE sessions SET state = ?, attempts = attempts + 1, changed_at = ?,"
-            " bytes_before = coalesce(bytes_before, ?) WHERE session_uid = ?",
-            (RowState.RELEASING, now, bytes_before, session_uid),
+            " bytes_before = coalesce(bytes_before, nullif(?, 0), nullif(max_bytes, 0), ?)"
+            " WHERE session_uid = ?",
+            (RowState.RELEASING, now, bytes_before, bytes_before, session_uid),
         )
     except sqlite3.IntegrityError:
         return None

@@ -21,6 +21,7 @@ from gpusession.agent.observer import Observer
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import PodCheck
 from gpusession.agent.processes import PodProcesses
+from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
 from gpusession.agent.server import AgentApi, Probes, api_app, probe_app
 from gpusession.errors import Misconfigured
@@ -89,19 +90,32 @@ async def run(settings: AgentSettings) -> None:
         )
         inventory = Inventory(nvml=nvml, ledger=ledger)
         api = AgentApi(binder=binder, releaser=releaser, inventory=inventory, ledger=ledger)
-        probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace)
+        rebuild = Rebuild(
+            node_name=settings.node_name, boot_id=boot_id, reader=reader, ledger=ledger
+        )
+        probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace, rebuild=rebuild)
         period = settings.observe_period
         observer = Observer(namespace=namespace, view=view, ledger=ledger, period=period)
         host = str(settings.listen_host)
         await nvml.start()
         await _serve(stack, probe_app(probes), host, settings.metrics_port)
-        await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
-        log.info("agent serves", node=settings.node_name, port=settings.port)
         async with asyncio.TaskGroup() as tasks:
+            rebuilding = tasks.create_task(rebuild.run(), name="rebuild")
+            await _first_of(stopped, rebuilding)
+            if not stopped.is_set():
+                await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
+                log.info("agent serves", node=settings.node_name, port=settings.port)
             observing = tasks.create_task(observer.run(), name="observer")
             await stopped.wait()
-            observing.cancel()
+            for task in (rebuilding, observing):
+                task.cancel()
         log.info("agent stops")
+
+
+async def _first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 def _refuse_other_roots(settings: AgentSettings) -> None:

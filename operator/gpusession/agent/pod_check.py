@@ -4,6 +4,7 @@ The Pod opts in with its label and may withdraw: it is read before each bind and
 """
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 
@@ -28,6 +29,14 @@ class Consent(Enum):
     """kube-apiserver gave no answer in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class PodWord:
+    """What the Pod says, and whether kubelet may still start something in it."""
+
+    consent: Consent
+    may_restart: bool = True
+
+
 class PodCheck:
     """Asks for the Pod's consent to its end."""
 
@@ -35,18 +44,24 @@ class PodCheck:
         self._reader = reader
         self._node_name = node_name
 
-    async def consent(self, order: ReleaseOrder, *, within: timedelta) -> Consent:
+    async def ask(self, order: ReleaseOrder, *, within: timedelta) -> PodWord:
         """Read the Pod anew; never waits for longer than `within`."""
         try:
             async with asyncio.timeout(within.total_seconds()):
                 pod = await self._reader.pod(order.session_namespace, order.pod_name)
         except (ApiUnavailable, Refused, TimeoutError):
-            return Consent.SILENT
+            return PodWord(Consent.SILENT)
         if pod is None or pod.metadata.uid != order.pod_uid:
-            return Consent.ABSENT
+            return PodWord(Consent.ABSENT, may_restart=False)
         if pod.spec.node_name != self._node_name:
-            return Consent.ABSENT
-        return Consent.GIVEN if pod.use == Use.EXCLUSIVE else Consent.WITHDRAWN
+            return PodWord(Consent.ABSENT)
+        consent = Consent.GIVEN if pod.use == Use.EXCLUSIVE else Consent.WITHDRAWN
+        return PodWord(consent, may_restart=_may_restart(pod))
+
+
+def _may_restart(pod: Pod) -> bool:
+    ending = pod.metadata.deletion_timestamp is not None or pod.status.phase in _ENDED_PHASES
+    return not ending and pod.spec.restart_policy != "Never"
 
 
 def refusal_of_bind(pod: Pod | None, *, pod_uid: str, node_name: str) -> tuple[Reason, str] | None:

@@ -18,7 +18,7 @@ from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Claim, Row, RowState
 from gpusession.agent.pid_namespace import PidNamespace
-from gpusession.agent.pod_check import Consent, PodCheck
+from gpusession.agent.pod_check import Consent, PodCheck, PodWord
 from gpusession.agent.processes import PodProcesses
 from gpusession.api.release import (
     COMPLETING,
@@ -31,7 +31,16 @@ from gpusession.api.release import (
 from gpusession.api.session import Reason
 from gpusession.errors import Retry
 from gpusession.metrics import RELEASE_VERDICTS
-from gpusession.rules.ladder import Judgement, Limits, Rung, StageName, judge, rungs, verify_limit
+from gpusession.rules.ladder import (
+    Judgement,
+    Limits,
+    Rung,
+    StageName,
+    judge,
+    rungs,
+    spacing,
+    verify_limit,
+)
 from gpusession.store.clearing import StateClearer
 
 log = structlog.get_logger(__name__)
@@ -47,6 +56,7 @@ class _Climb:
     row: Row | None
     ascent: Ascent
     mode: Mode
+    may_restart: bool
     note: str = ""
 
 
@@ -113,6 +123,8 @@ class Releaser:
 
     async def _release(self, order: ReleaseOrder) -> ReleaseReport:
         row = await self._ledger.find(order.session_uid)
+        if row is None and order.mode is Mode.IF_BOUND:
+            return await self._never_bound(order)
         if row is not None and row.claim.pod_uid != order.pod_uid:
             sentence = f"the Session is bound to Pod uid {row.claim.pod_uid}"
             return _unknown(order, sentence, reason=Reason.AGENT_REFUSED)
@@ -120,8 +132,8 @@ class Releaser:
         if doubt is not None:
             return _unknown(order, doubt, attempts=row.attempts if row else 0)
         ascent = self._ascent(order, row)
-        consent, _ = await asyncio.gather(
-            self._pods.consent(order, within=self._limits.resolve),
+        word, _ = await asyncio.gather(
+            self._pods.ask(order, within=self._limits.resolve),
             ascent.resolve(Rung(StageName.RESOLVE, self._limits.resolve)),
         )
         if row is not None and row.state is RowState.DONE and row.report is not None:
@@ -131,7 +143,7 @@ class Releaser:
                 return await self._repeat(order, row, row.report)
         elif row is None and await self._is_anothers(order, ascent):
             return await self._never_had(order)
-        return await self._climb(await self._start(order, row, ascent, consent))
+        return await self._climb(await self._start(order, row, ascent, word))
 
     def _ascent(self, order: ReleaseOrder, row: Row | None) -> Ascent:
         return Ascent(
@@ -154,6 +166,18 @@ class Releaser:
             return False
         return await self._ledger.living_of_pod(order.pod_uid) is not None
 
+    async def _never_bound(self, order: ReleaseOrder) -> ReleaseReport:
+        """Answer for a Session that no bind ever reached; a late bind finds the row done."""
+        report = ReleaseReport(
+            session_uid=order.session_uid,
+            verdict=Verdict.NOT_BOUND,
+            reason=Reason.NOT_BOUND,
+            message="this node's ledger knows no bind of the Session",
+            state=await self._clear_state(order),
+        )
+        await self._ledger.settle(self._claim(order), report, done=True)
+        return report
+
     async def _never_had(self, order: ReleaseOrder) -> ReleaseReport:
         report = ReleaseReport(
             session_uid=order.session_uid,
@@ -174,14 +198,14 @@ class Releaser:
         return report
 
     async def _start(
-        self, order: ReleaseOrder, row: Row | None, ascent: Ascent, consent: Consent
+        self, order: ReleaseOrder, row: Row | None, ascent: Ascent, word: PodWord
     ) -> _Climb:
         """Decide how far to go, and have the intent on disk before anything is done."""
         mode, note = order.mode, ""
-        if consent is Consent.WITHDRAWN:
+        if word.consent is Consent.WITHDRAWN:
             mode, note = Mode.VERIFY, "the Pod withdrew its consent, nothing was signalled"
         elif row is None and mode is Mode.END:
-            if consent is Consent.GIVEN and await self._adopt(order):
+            if word.consent is Consent.GIVEN and await self._adopt(order):
                 note = "adopted: the ledger did not know the Session"
             else:
                 mode, note = Mode.VERIFY, "never bound here, nothing was signalled"
@@ -190,7 +214,7 @@ class Releaser:
         )
         if begun is None and row is not None:
             mode, note = Mode.VERIFY, "another Session has the Pod, nothing was signalled"
-        return _Climb(order, begun or row, ascent, mode, note)
+        return _Climb(order, begun or row, ascent, mode, word.may_restart, note)
 
     async def _adopt(self, order: ReleaseOrder) -> bool:
         return await self._ledger.bind(self._claim(order), baseline=())
@@ -209,9 +233,12 @@ class Releaser:
                     await climb.ascent.sigkill(rung)
                 case StageName.VERIFY:
                     limit = verify_limit(climbed, climb.ascent.elapsed)
-                    await climb.ascent.verify(Rung(rung.stage, limit), limits=self._limits)
+                    apart = spacing(self._limits, may_restart=climb.may_restart)
+                    await climb.ascent.verify(Rung(rung.stage, limit), apart=apart)
         held_before = bool(climb.order.gpu_uuids) or (climb.row and climb.row.seen_holding)
-        evidence = climb.ascent.evidence(held_before=bool(held_before), rebooted=rebooted)
+        evidence = climb.ascent.evidence(
+            held_before=bool(held_before), may_restart=climb.may_restart, rebooted=rebooted
+        )
         return await self._settle(climb, judge(evidence, self._limits))
 
     def _has_rebooted(self, climb: _Climb) -> bool:

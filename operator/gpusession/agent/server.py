@@ -22,6 +22,7 @@ from gpusession.agent.inventory import Inventory
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.nvml import BlindReason, Nvml
 from gpusession.agent.pid_namespace import PidNamespace
+from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
 from gpusession.api.release import (
     BindRequest,
@@ -158,10 +159,13 @@ def _refuse_malformed(asked: BindRequest | ReleaseOrder) -> None:
 class Probes:
     """The routes of the plain port."""
 
-    def __init__(self, *, nvml: Nvml, ledger: Ledger, namespace: PidNamespace) -> None:
+    def __init__(
+        self, *, nvml: Nvml, ledger: Ledger, namespace: PidNamespace, rebuild: Rebuild
+    ) -> None:
         self._nvml = nvml
         self._ledger = ledger
         self._namespace = namespace
+        self._rebuild = rebuild
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Fail only where a new process helps: the driver was upgraded under this one."""
@@ -176,6 +180,7 @@ class Probes:
         reasons = [] if blind is None else [f"NVML: {blind.detail}"]
         doubt = await self._namespace.doubt()
         reasons += [] if doubt is None else [doubt]
+        reasons += ["the ledger is being rebuilt"] if self._rebuild.needed else []
         try:
             await self._ledger.check()
         except Retry as error:

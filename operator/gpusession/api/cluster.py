@@ -34,9 +34,10 @@ class Container(Words, frozen=True, kw_only=True):
 
 
 class PodSpec(Words, frozen=True, kw_only=True):
-    """Where a Pod runs and which ports it declares."""
+    """Where a Pod runs, whether kubelet restarts its containers, which ports it declares."""
 
     node_name: str | None = None
+    restart_policy: str = "Always"
     containers: tuple[Container, ...] = ()
 
 

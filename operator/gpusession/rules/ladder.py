@@ -57,6 +57,9 @@ class Limits:
     clean_spacing: timedelta = timedelta(milliseconds=100)
     """Between two clean reads: long enough for a restarted container to show itself."""
 
+    clean_spacing_ended: timedelta = timedelta(milliseconds=10)
+    """The same where no container can start again: then only the driver may lag behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rung:
@@ -94,6 +97,11 @@ def verify_limit(climbed: tuple[Rung, ...], elapsed: timedelta) -> timedelta:
     return max(left, climbed[-1].limit)
 
 
+def spacing(limits: Limits, *, may_restart: bool) -> timedelta:
+    """Tell how far apart two clean reads must lie."""
+    return limits.clean_spacing if may_restart else limits.clean_spacing_ended
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that a release saw, with the numbers of its last look."""
@@ -118,6 +126,9 @@ class Evidence:
 
     clean_for: timedelta
     """From the first to the last of those."""
+
+    may_restart: bool = True
+    """kubelet may still start a container of the Pod; false once it is terminating."""
 
     rebooted: bool = False
     """The node booted after the bind, and no process of the Pod was seen since."""
@@ -174,4 +185,4 @@ def _remains(evidence: Evidence) -> list[str]:
 
 def _is_settled(evidence: Evidence, limits: Limits) -> bool:
     enough = evidence.clean_reads >= CLEAN_READS
-    return enough and evidence.clean_for >= limits.clean_spacing
+    return enough and evidence.clean_for >= spacing(limits, may_restart=evidence.may_restart)

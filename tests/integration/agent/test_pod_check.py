@@ -33,8 +33,32 @@ async def test_consent(
     pod = await rig.start_pod(memory="0")
     change(rig.apiserver.pods["default", pod.name])
 
-    order = rig.order(pod)
-    assert await PodCheck(rig.reader, node_name=NODE).consent(order, within=WITHIN) is consent
+    word = await PodCheck(rig.reader, node_name=NODE).ask(rig.order(pod), within=WITHIN)
+    assert word.consent is consent
+
+
+@pytest.mark.parametrize(
+    ("change", "may_restart"),
+    [
+        (lambda _: None, True),
+        (lambda pod: pod["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"), False),
+        (lambda pod: pod["spec"].update(restartPolicy="Never"), False),
+        (lambda pod: pod["status"].update(phase="Failed"), False),
+        (lambda pod: pod["metadata"].update(uid="another"), False),
+        (lambda pod: pod["spec"].update(nodeName="node-b"), True),
+    ],
+    ids=["running", "terminating", "never", "ended", "replaced", "elsewhere"],
+)
+async def test_only_what_kubelet_cannot_start_again_needs_no_second_look_later(
+    rig: AgentRig, change: Callable[[dict[str, object]], object], may_restart: object
+) -> None:
+    """Terminating, ended or replaced Pods, and those of restartPolicy Never."""
+    pod = await rig.start_pod(memory="0")
+    change(rig.apiserver.pods["default", pod.name])
+
+    word = await PodCheck(rig.reader, node_name=NODE).ask(rig.order(pod), within=WITHIN)
+
+    assert word.may_restart is may_restart
 
 
 async def test_a_silent_apiserver_costs_no_time(rig: AgentRig) -> None:
@@ -43,7 +67,7 @@ async def test_a_silent_apiserver_costs_no_time(rig: AgentRig) -> None:
     rig.apiserver.is_down = True
     began_at = time.monotonic()
 
-    consent = await PodCheck(rig.reader, node_name=NODE).consent(rig.order(pod), within=WITHIN)
+    word = await PodCheck(rig.reader, node_name=NODE).ask(rig.order(pod), within=WITHIN)
 
-    assert consent is Consent.SILENT
+    assert (word.consent, word.may_restart) == (Consent.SILENT, True)
     assert time.monotonic() - began_at < WITHIN.total_seconds()

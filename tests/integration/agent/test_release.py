@@ -467,3 +467,18 @@ async def test_a_process_without_a_size_still_holds(rig: AgentRig, size: int | N
 
     assert held.verdict is Verdict.HELD
     assert freed.verdict is Verdict.FREED
+
+
+async def test_bytes_before_outlive_a_process_that_went_before_the_first_look(
+    rig: AgentRig,
+) -> None:
+    """The kubelet may be quicker than the release: then the ledger knows what was held."""
+    pod = await rig.start_pod()
+    await rig.binder.bind(rig.bind_request(pod))
+    os.kill(rig.pids(pod)[0], signal.SIGKILL)
+    await pod.shim.wait()
+
+    report = await rig.releaser.release(rig.order(pod))
+
+    assert report.verdict is Verdict.FREED
+    assert (report.memory_bytes_before, report.memory_bytes_after) == (6 * GIB, 0)

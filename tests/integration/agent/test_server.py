@@ -70,7 +70,8 @@ async def client(rig: AgentRig) -> AsyncIterator[Client]:
         inventory=Inventory(nvml=rig.nvml, ledger=rig.ledger),
         ledger=rig.ledger,
     )
-    probes = Probes(nvml=rig.nvml, ledger=rig.ledger, namespace=rig.namespace)
+    await rig.rebuild.run()
+    probes = Probes(nvml=rig.nvml, ledger=rig.ledger, namespace=rig.namespace, rebuild=rig.rebuild)
     api_runner, api_url = await _serve(api_app(api, callers))
     probe_runner, probe_url = await _serve(probe_app(probes))
     async with aiohttp.ClientSession() as session:
