@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 from tests.support.session_world import World
 
 pytestmark = pytest.mark.timeout(90)
@@ -61,3 +62,16 @@ def test_closing_a_session_that_was_never_bound_says_not_bound(world: World) -> 
     world.apply(world.session("unborn", desiredPhase="Destroyed"))
 
     assert world.wait_phase("unborn", "Destroyed")["release"]["verdict"] == "NotBound"
+
+
+def test_the_state_of_a_session_that_was_never_bound_is_cleared_too(world: World) -> None:
+    """Without a node there is no agent to do it, so the controller does."""
+    key = f"{world.namespace}:unborn:a"
+    with redis.Redis.from_url(world.stack.state.url) as client:
+        client.set(key, 1)
+        world.apply(world.session("unborn", desiredPhase="Destroyed", state={"keys": [key]}))
+
+        status = world.wait_phase("unborn", "Destroyed")
+
+        assert status["release"]["verdict"] == "NotBound"
+        assert client.get(key) is None

@@ -89,12 +89,14 @@ def _end_unbound(state: SessionStatus, seen: Observation, reason: Reason, *, now
         return pending_destroy(state, reason, now=now), (RecordStatus(),)
     state = pending_destroy(state, reason, now=now)
     state = with_verdict(state, Verdict.NOT_BOUND, now=now)
+    if seen.spec.state is not None:
+        return state, (RecordStatus(),)  # its keys are cleared from the controller
     state = with_condition(
         state,
         ConditionType.STATE_CLEARED,
         ConditionStatus.TRUE,
         reason=Reason.NOTHING_TO_CLEAR,
-        message="the Session was never active",
+        message="the Session has no state",
         now=now,
     )
     return destroyed(state, now=now), (RecordStatus(),)

@@ -21,24 +21,25 @@ def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
     """Decide for a Session whose end has begun."""
     if is_proven(state):
         return destroyed(state, now=now), (RecordStatus(),)
-    if node_is_gone(state, seen):
-        return _end_with_node(state, seen, now=now)
+    if state.node_name is None or node_is_gone(state, seen):
+        return _end_without_agent(state, seen, now=now)
     if seen.release is None:
         if seen.pod is UNSEEN:
             # Only the Pod tells whether it still consents, and whether it must be deleted so
             # that kubelet does not start it again behind the verdict.
             return state, (Requeue(),)
-        intent = Intent(state.node_name or "", state.pod_uid or "")
+        intent = Intent(state.node_name, state.pod_uid or "")
         deletion = pod_deletion(state, seen)
         release = Release(intent, release_mode(state, seen, now=now))
         return state, (release,) if deletion is None else (deletion, release)
     return _close_or_wait(state, with_release(state, seen.release, now=now), seen, now=now)
 
 
-def _end_with_node(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
+def _end_without_agent(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
     after = state
     if not holds(state, ConditionType.GPU_RELEASED):
-        after = with_verdict(state, Verdict.NODE_GONE, now=now)
+        verdict = Verdict.NODE_GONE if state.node_name else Verdict.NOT_BOUND
+        after = with_verdict(state, verdict, now=now)
     if seen.cleared is None:
         return state, (ClearState(),)
     return _close_or_wait(state, with_clearing(after, seen.cleared, now=now), seen, now=now)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from tests.support.builders import (
     INTENT,
@@ -22,8 +23,24 @@ from tests.support.builders import (
 
 from gpusession.api.cluster import OUT_OF_SERVICE_TAINT
 from gpusession.api.release import Mode, Verdict
-from gpusession.api.session import ConditionStatus, ConditionType, Metadata, Phase, Reason
-from gpusession.rules.actions import Bind, Hold, Intent, OpenRecord, RecordStatus, Release, Requeue
+from gpusession.api.session import (
+    ConditionStatus,
+    ConditionType,
+    Metadata,
+    Phase,
+    Reason,
+    StateKeys,
+)
+from gpusession.rules.actions import (
+    Bind,
+    ClearState,
+    Hold,
+    Intent,
+    OpenRecord,
+    RecordStatus,
+    Release,
+    Requeue,
+)
 from gpusession.rules.conditions import find, holds
 from gpusession.rules.observation import ABSENT, UNSEEN, Unreachable
 
@@ -184,6 +201,19 @@ def test_session_ended_before_any_intent_was_never_bound(session: Any) -> None:
     assert holds(status, ConditionType.GPU_RELEASED)
     assert holds(status, ConditionType.STATE_CLEARED)
     assert actions == (RecordStatus(),)
+
+
+def test_unbound_session_with_state_ends_when_its_keys_are_gone() -> None:
+    """NotBound is entered at once, and the controller clears what no agent can."""
+    keys = StateKeys(keys=("lab:chat:a",))
+    session = make_session(metadata=held(None), desired_phase=Phase.DESTROYED, state=keys)
+
+    status, actions = decide(session)
+    ending = msgspec.structs.replace(session, status=status)
+
+    assert (status.phase, actions) == (Phase.PENDING_DESTROY, (RecordStatus(),))
+    assert holds(status, ConditionType.GPU_RELEASED)
+    assert decide(ending)[1] == (ClearState(),)
 
 
 def test_session_deleted_before_the_finalizer_is_let_go_untouched() -> None:

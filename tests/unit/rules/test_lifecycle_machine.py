@@ -52,14 +52,14 @@ class Lifecycle(RuleBasedStateMachine):
 
     @initialize(
         on_release=st.sampled_from([OnRelease.DELETE_POD, OnRelease.NONE]),
-        effects=st.integers(0, 6),
+        fates=st.lists(st.sampled_from([*[Fate.ANSWERED] * 4, *Fate]), max_size=8),
     )
-    def begin(self, on_release: OnRelease, effects: int) -> None:
+    def begin(self, on_release: OnRelease, fates: list[Fate]) -> None:
         """Start with a Session and its Pod, at any point of the way to Active."""
         self.world = World(pod_refs=(PodRef(name="chat", on_release=on_release),))
         self.world.create_pod("node-a")
         self.pod_watch_catches_up()
-        self.work([Fate.ANSWERED] * effects, lag=False, rebind=False)
+        self.work(fates, lag=False, rebind=False)
 
     # ---- the controller ----
 
@@ -94,7 +94,8 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def pod_watch_catches_up(self) -> None:
-        """Bring the Pod's news."""
+        """Bring the news of Pods and Nodes."""
+        self.world.cold = False
         self.world.cached_pod = self.world.pod
 
     def _one_effect(self, fate: Fate) -> bool:
@@ -201,6 +202,16 @@ class Lifecycle(RuleBasedStateMachine):
             assert FINALIZER in session.metadata.finalizers
 
     @invariant()
+    def living_row_is_of_the_pod_that_is_recorded(self) -> None:
+        """Whatever an agent has claimed, the Session knows where to look for it."""
+        session = self.world.current
+        if session is None or self.world.waived:
+            return
+        intent = Intent.parse(session.metadata.bind_intent)
+        known = {session.status.pod_uid, intent and intent.pod_uid}
+        assert {row.pod_uid for row in self.world.living_rows} <= known
+
+    @invariant()
     def destroyed_memory_stays_free(self) -> None:
         """Let nothing that was destroyed come back behind its verdict."""
         session, pod = self.world.current, self.world.pod
@@ -237,7 +248,7 @@ class Lifecycle(RuleBasedStateMachine):
         if pod is not None and not pod.use:
             self.world.end_processes()  # its owner ends what only the owner may end
             self.world.remove_pod()
-        self.world.cached_pod = self.world.pod
+        self.pod_watch_catches_up()
 
     def _let_time_end_pods(self) -> None:
         pod = self.world.pod
@@ -289,7 +300,7 @@ def _withdrew(pod: object, session: Session) -> bool:
 
 TestLifecycle = Lifecycle.TestCase
 TestLifecycle.settings = settings(
-    max_examples=120,
+    max_examples=250,
     stateful_step_count=40,
     derandomize=True,
     database=None,
