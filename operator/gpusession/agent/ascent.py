@@ -39,13 +39,17 @@ class _Look:
     blind: str | None
     holding: int = 0
     alive: int = 0
+    unlisted_bytes: int = 0
     strangers: tuple[Stranger, ...] = ()
 
     @property
     def is_clean(self) -> bool:
         """Whether it could see, and nothing of the Session is left."""
         return self.blind is None and is_clean(
-            holding=self.holding, alive=self.alive, unattributed=len(self.strangers)
+            holding=self.holding,
+            alive=self.alive,
+            unattributed=len(self.strangers),
+            unlisted_bytes=self.unlisted_bytes,
         )
 
 
@@ -126,6 +130,7 @@ class Ascent:
             holding=self._last.holding,
             alive=self._last.alive,
             unattributed=len(self._last.strangers),
+            unlisted_bytes=self._last.unlisted_bytes,
             blind=self._last.blind,
             clean_reads=self._clean_reads,
             clean_for=timedelta(seconds=self._clean_until - self._clean_since),
@@ -200,6 +205,9 @@ class Ascent:
             blind=f"NVML: {scene.detail}" if isinstance(scene, Blind) else None,
             holding=0 if sighting is None else len(sighting.holders),
             alive=len(living.pids) + living.hidden,
+            unlisted_bytes=0
+            if isinstance(scene, Blind)
+            else max((scene.excess.get(uuid, 0) for uuid in self.gpu_uuids), default=0),
             strangers=() if sighting is None else self._against_us(sighting),
         )
         self._count_clean(began_at)

@@ -9,7 +9,7 @@ look: a batch of 32 releases costs hardly more looks than one.
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -46,6 +46,8 @@ class Scene:
 
     gpu_uuids: frozenset[str]
     entries: tuple[Entry, ...]
+    excess: Mapping[str, int]
+    """Bytes in use, beyond the idle baseline, on each GPU that lists nobody and has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,11 @@ def sighting_of(
 
 
 class GpuView:
-    """Looks at NVML and at who is behind its entries."""
+    """Looks at NVML and at who is behind its entries.
+
+    The least that a GPU without entries was seen to use is its idle baseline. What lies
+    above it later, with still nobody listed, is memory that somebody unseen holds.
+    """
 
     def __init__(self, nvml: Nvml, processes: PodProcesses) -> None:
         self._nvml = nvml
@@ -96,6 +102,7 @@ class GpuView:
         self._running: asyncio.Task[Scene | Blind] | None = None
         self._next: asyncio.Task[Scene | Blind] | None = None
         self._known: dict[int, tuple[ProcessId, Place]] = {}
+        self._idle_bytes: dict[str, int] = {}
 
     async def look(
         self, known: Collection[str] = (), *, deadline_at: float | None = None
@@ -124,7 +131,11 @@ class GpuView:
         rest = await self._read(missing) if missing else seen
         if isinstance(rest, Blind) or not missing:
             return rest
-        return Scene(seen.gpu_uuids | rest.gpu_uuids, seen.entries + rest.entries)
+        return Scene(
+            seen.gpu_uuids | rest.gpu_uuids,
+            seen.entries + rest.entries,
+            {**seen.excess, **rest.excess},
+        )
 
     async def _look_at_every_gpu(self) -> Scene | Blind:
         """Share the next look that has not begun; one that has begun may have missed us."""
@@ -151,7 +162,17 @@ class GpuView:
         behind = {pid: self._behind(pid) for pid in pids}
         entries = (Entry(holder, *behind[holder.pid]) for holder in snapshot.holders)
         read = {gpu.uuid for gpu in snapshot.gpus} | {h.gpu_uuid for h in snapshot.holders}
-        return Scene(frozenset(read), tuple(entries))
+        return Scene(frozenset(read), tuple(entries), self._excess(snapshot))
+
+    def _excess(self, snapshot: Snapshot) -> dict[str, int]:
+        excess = {}
+        for gpu in snapshot.gpus:
+            if gpu.holders:
+                continue
+            idle = min(gpu.used_bytes, self._idle_bytes.get(gpu.uuid, gpu.used_bytes))
+            self._idle_bytes[gpu.uuid] = idle
+            excess[gpu.uuid] = gpu.used_bytes - idle
+        return excess
 
     def _behind(self, pid: int) -> tuple[Place, ProcessId | None]:
         """Tell whose a listed pid is; one that exits meanwhile is still who it was.

@@ -42,13 +42,13 @@ class Observer:
         """Look once and note the sightings; who cannot look notes nothing."""
         rows = await self._ledger.rows()
         _count(rows)
-        bound = [row for row in rows if row.state is RowState.BOUND]
-        if not bound or await self._namespace.doubt() is not None:
+        if await self._namespace.doubt() is not None:
             return
-        scene = await self._view.look()
+        scene = await self._view.look()  # without Sessions too: that is when GPUs are idle
         if isinstance(scene, Blind):
             log.warning("nothing observed", error=scene.detail, reason=scene.reason)
             return
+        bound = [row for row in rows if row.state is RowState.BOUND]
         sightings = [(row, sighting_of(scene, row.claim.pod_uid)) for row in bound]
         await self._ledger.sight(
             {

@@ -11,6 +11,9 @@ from enum import StrEnum
 from gpusession.api.release import Mode, Verdict
 from gpusession.api.session import Reason
 
+IDLE_TOLERANCE = 64 * 2**20
+"""Bytes by which an idle GPU's use may wander (driver, ECC, persistence) without a holder."""
+
 CLEAN_READS = 2
 """One clean read may fall between a process that left and the one that takes its place."""
 
@@ -118,6 +121,9 @@ class Evidence:
     unattributed: int
     """Entries on the Session's GPUs that belong to no Pod and were not there before it."""
 
+    unlisted_bytes: int
+    """The most in use beyond the idle baseline of a GPU of the Session that lists nobody."""
+
     blind: str | None
     """Why nobody could look, or None."""
 
@@ -143,9 +149,9 @@ class Judgement:
     message: str
 
 
-def is_clean(*, holding: int, alive: int, unattributed: int) -> bool:
+def is_clean(*, holding: int, alive: int, unattributed: int, unlisted_bytes: int) -> bool:
     """Tell whether a look that could see found nothing left of the Session."""
-    return holding == alive == unattributed == 0
+    return holding == alive == unattributed == 0 and unlisted_bytes <= IDLE_TOLERANCE
 
 
 def judge(evidence: Evidence, limits: Limits) -> Judgement:
@@ -180,7 +186,10 @@ def _remains(evidence: Evidence) -> list[str]:
         (evidence.unattributed, "process(es) of no known Pod on the GPUs of the Session"),
         (evidence.alive, "process(es) of the Pod alive"),
     )
-    return [f"{count} {what}" for count, what in counted if count]
+    remains = [f"{count} {what}" for count, what in counted if count]
+    if evidence.unlisted_bytes > IDLE_TOLERANCE:
+        remains.append(f"{evidence.unlisted_bytes} bytes in use that no process is listed for")
+    return remains
 
 
 def _is_settled(evidence: Evidence, limits: Limits) -> bool:

@@ -97,3 +97,24 @@ async def test_askers_share_a_look_that_begins_after_they_asked(rig: AgentRig) -
     assert first.done()
     assert one is two
     assert await first is not one
+
+
+async def test_memory_that_nobody_is_listed_for_shows_as_excess(rig: AgentRig) -> None:
+    """A process that the driver cannot name still uses the GPU beyond its idle baseline."""
+    view = GpuView(rig.nvml, rig.processes)
+    idle = await _seen(view)
+    row = hold(rig.node.state_dir, GPU, 1 << 30)
+    row.write_text(row.read_text().rsplit(" ", 1)[0] + " 1\n")  # of another pid namespace
+
+    scene = await _seen(view)
+
+    assert idle.excess[GPU] == 0
+    assert (scene.excess[GPU], scene.excess[OTHER_GPU]) == (1 << 30, 0)
+
+
+async def test_a_gpu_that_was_never_seen_idle_has_no_excess(rig: AgentRig) -> None:
+    """Without a baseline nothing is claimed: it may always have been so."""
+    row = hold(rig.node.state_dir, GPU, 1 << 30)
+    row.write_text(row.read_text().rsplit(" ", 1)[0] + " 1\n")
+
+    assert (await _seen(GpuView(rig.nvml, rig.processes))).excess[GPU] == 0

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from gpusession.api.release import COMPLETING, Mode, Verdict
 from gpusession.api.session import Reason
-from gpusession.rules.ladder import Evidence, Limits, StageName, judge, rungs, verify_limit
+from gpusession.rules.ladder import (
+    IDLE_TOLERANCE,
+    Evidence,
+    Limits,
+    StageName,
+    judge,
+    rungs,
+    spacing,
+    verify_limit,
+)
 
 LIMITS = Limits()
 
@@ -18,6 +27,7 @@ CLEAN = Evidence(
     holding=0,
     alive=0,
     unattributed=0,
+    unlisted_bytes=0,
     blind=None,
     clean_reads=2,
     clean_for=timedelta(milliseconds=100),
@@ -29,6 +39,8 @@ evidences = st.builds(
     holding=st.integers(0, 2),
     alive=st.integers(0, 2),
     unattributed=st.integers(0, 2),
+    unlisted_bytes=st.sampled_from([0, IDLE_TOLERANCE, IDLE_TOLERANCE + 1]),
+    may_restart=st.booleans(),
     blind=st.none() | st.just("NVML: lost"),
     clean_reads=st.integers(0, 3),
     clean_for=st.timedeltas(timedelta(0), timedelta(milliseconds=200)),
@@ -44,8 +56,20 @@ evidences = st.builds(
         ({"holding": 1}, Verdict.HELD, Reason.STILL_HELD),
         ({"alive": 1}, Verdict.HELD, Reason.STILL_HELD),
         ({"unattributed": 1}, Verdict.HELD, Reason.STILL_HELD),
+        ({"unlisted_bytes": IDLE_TOLERANCE}, Verdict.FREED, Reason.FREED),
+        ({"unlisted_bytes": IDLE_TOLERANCE + 1}, Verdict.HELD, Reason.STILL_HELD),
         ({"clean_reads": 1}, Verdict.HELD, Reason.STILL_HELD),
         ({"clean_for": timedelta(milliseconds=99)}, Verdict.HELD, Reason.STILL_HELD),
+        (
+            {"clean_for": timedelta(milliseconds=10), "may_restart": False},
+            Verdict.FREED,
+            Reason.FREED,
+        ),
+        (
+            {"clean_for": timedelta(milliseconds=9), "may_restart": False},
+            Verdict.HELD,
+            Reason.STILL_HELD,
+        ),
         ({"blind": "NVML: lost"}, Verdict.UNKNOWN, Reason.NOT_OBSERVABLE),
         ({"blind": "x", "holding": 1}, Verdict.UNKNOWN, Reason.NOT_OBSERVABLE),
         ({"blind": "x", "ever_held": False}, Verdict.UNKNOWN, Reason.NOT_OBSERVABLE),
@@ -72,7 +96,8 @@ def test_freed_and_nothing_held_need_eyes_and_two_clean_reads(evidence: Evidence
         assert evidence.blind is None
         assert evidence.holding == evidence.alive == evidence.unattributed == 0
         assert evidence.clean_reads >= 2
-        assert evidence.clean_for >= LIMITS.clean_spacing
+        assert evidence.unlisted_bytes <= IDLE_TOLERANCE
+        assert evidence.clean_for >= spacing(LIMITS, may_restart=evidence.may_restart)
         assert (verdict is Verdict.FREED) == evidence.ever_held
 
 
