@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import msgspec
 from aiohttp import web
+from tests.support.pki import Certificate
+
 from gpusession.api.release import (
     BindReport,
     BindRequest,
@@ -17,7 +19,6 @@ from gpusession.api.release import (
     ReleaseRequest,
     ReleaseResponse,
 )
-from tests.support.pki import Certificate
 
 
 class FakeAgent:

@@ -126,6 +126,8 @@ class World:
         self.cached_pod: Pod | None = None
         self.nodes: dict[str, Node] = {name: make_node(f"{name}-1", name=name) for name in NODES}
         self.machines = {name: Machine() for name in NODES}
+        self.cold = False
+        """Whether the caches of Pods and Nodes are empty."""
         self.redis_up = True
         self.api_up = True
         self.keys = True
@@ -149,7 +151,7 @@ class World:
 
     def relist(self) -> None:
         """Start the controller anew: nothing is remembered, everything is listed."""
-        self.cache, self.found = SessionCache(), Found()
+        self.cache, self.found, self.cold = SessionCache(), Found(), True
         self.watch.clear()
         if self.current is not None:
             self.cache.keep(self.current)
@@ -174,7 +176,7 @@ class World:
 
     def _look_at_pod(self, session: Session) -> Pod | Look:
         bound, known = session.status.pod_uid, self.cached_pod
-        if known is not None and bound in (None, known.metadata.uid):
+        if known is not None and not self.cold and bound in (None, known.metadata.uid):
             return known
         return (self.pod or ABSENT) if self.api_up else UNSEEN
 
@@ -183,7 +185,8 @@ class World:
         if name is None:
             return UNSEEN
         node = self.nodes.get(name)
-        if node is not None and session.status.node_uid in (None, node.metadata.uid):
+        uid = session.status.node_uid
+        if node is not None and not self.cold and uid in (None, node.metadata.uid):
             return node
         return (node or ABSENT) if self.api_up else UNSEEN
 
@@ -258,6 +261,7 @@ class World:
         self._assert_may_release(Intent("", action.uid))
         assert self.current is not None
         assert self.current.status.active_since, "a Pod that was never ours was deleted"
+        assert self.current.status.pod_uid == action.uid, "another Pod was deleted"
         if self.pod is not None and self.pod.metadata.uid == action.uid and self.pod.use:
             self.delete_pod(action.grace)
 
@@ -316,6 +320,7 @@ class World:
     def _release(self, machine: Machine, action: Release, *, known: bool) -> ReleaseReport:
         pod_uid, mode = action.intent.pod_uid, action.mode
         owner, row = machine.owner(pod_uid), machine.rows.get(UID)
+        assert row is not None or mode is not Mode.END or self._was_active, "never ours"
         if row is None or row.pod_uid != pod_uid:
             assert row is None or row.done, "a row was left alive when its intent moved on"
             row = machine.rows[UID] = Row(pod_uid)
@@ -456,6 +461,10 @@ class World:
     # ---- what must never be ----
 
     @property
+    def _was_active(self) -> bool:
+        return self.current is not None and self.current.status.active_since is not None
+
+    @property
     def waived(self) -> bool:
         """Whether it ended on a lost node or on a human's word."""
         release = self.current.status.release if self.current else None
@@ -473,6 +482,7 @@ class World:
         assert holds(after, ConditionType.GPU_RELEASED)
         assert holds(after, ConditionType.STATE_CLEARED)
         assert after.release is not None
+        assert after.release.verdict in COMPLETING
         if after.release.verdict == Verdict.OVERRIDDEN:
             assert current.metadata.override_by
         elif after.release.verdict == Verdict.NODE_GONE:

@@ -91,7 +91,7 @@ async def test_invalid_merge_patch_is_refused_with_the_sentence(
     client: KubeClient, cluster: Cluster, status: dict[str, Any], sentence: str
 ) -> None:
     """What the CRD refuses comes with the CRD's own words, and is not to be repeated."""
-    name = f"invalid-{sentence.split()[0].lower()}"
+    name = f"invalid-{sentence.split(maxsplit=1)[0].lower()}"
     await cluster.session(name)
     path = f"{SESSIONS}/{name}/status"
 
@@ -177,7 +177,7 @@ async def test_watch_of_a_silent_apiserver_gives_up_in_time(
 ) -> None:
     """Opening a watch waits no longer for a handshake than any other request."""
     async with kube_client(controller_kubeconfig, timeout=0.3) as client:
-        with paused(session_api), pytest.raises(ApiUnavailable, match="[Tt]imeout"):
+        with paused(session_api), pytest.raises(ApiUnavailable, match=r"[Tt]imeout"):
             [_ async for _ in client.follow(PODS, {"watch": "1"})]
         assert await client.get(f"{PODS}/missing") is None
 

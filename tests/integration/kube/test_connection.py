@@ -37,6 +37,21 @@ def by_token(plane: ControlPlane, token_file: Path, **changed: Path) -> Path:
     )
 
 
+def read(token_file: Path) -> str:
+    """Read the token."""
+    return token_file.read_text()
+
+
+def rewrite(token_file: Path, token: str) -> None:
+    """Replace the token, as kubelet does."""
+    token_file.write_text(token)
+
+
+def remove(token_file: Path) -> None:
+    """Take the token away."""
+    token_file.unlink()
+
+
 async def may_look(connection: KubeConnection) -> bool:
     """Ask for a Pod that is not there: whoever is let in gets a 404."""
     async with connection.session(connections=1) as session:
@@ -53,7 +68,7 @@ async def test_token_is_read_from_its_file(
     session_api: ControlPlane, token_file: Path, ending: str
 ) -> None:
     """The token of the file logs in, with or without the newline that editors add."""
-    token_file.write_text(token_file.read_text() + ending)
+    rewrite(token_file, read(token_file) + ending)
     connection = KubeConnection(by_token(session_api, token_file), timeout=TIMEOUT)
 
     await connection.load()
@@ -72,14 +87,14 @@ async def test_certificate_logs_in(session_api: ControlPlane) -> None:
 
 async def test_rotated_token_is_read_again(session_api: ControlPlane, token_file: Path) -> None:
     """A token that kubelet has replaced is used by the session that is open already."""
-    good = token_file.read_text()
-    token_file.write_text("stale")
+    good = read(token_file)
+    rewrite(token_file, "stale")
     config = by_token(session_api, token_file)
     connection = KubeConnection(config, timeout=TIMEOUT, token_reread=REREAD)
     await connection.load()
     before = await may_look(connection)
 
-    token_file.write_text(good)
+    rewrite(token_file, good)
     await asyncio.sleep(2 * REREAD.total_seconds())
 
     assert (before, await may_look(connection)) == (False, True)
@@ -93,7 +108,7 @@ async def test_vanished_token_file_leaves_the_old_token(
     connection = KubeConnection(config, timeout=TIMEOUT, token_reread=REREAD)
     await connection.load()
 
-    token_file.unlink()
+    remove(token_file)
     await asyncio.sleep(2 * REREAD.total_seconds())
 
     assert await may_look(connection)

@@ -291,7 +291,7 @@ async def test_pod_without_consent_is_not_deleted(
     name = f"unlabelled-{use}".lower()
     pod = await cluster.pod(name, use=use)
 
-    with pytest.raises(Refused, match="gpusession.dev/use=exclusive") as refusal:
+    with pytest.raises(Refused, match=r"gpusession\.dev/use=exclusive") as refusal:
         await writer.delete_pod(cluster.namespace, name, uid=pod.metadata.uid, grace=GRACE)
 
     assert refusal.value.reason == "Forbidden"

@@ -161,6 +161,30 @@ async def test_forget_may_be_repeated(client: RedisClient) -> None:
     assert await store.read(UID) is None
 
 
+async def test_uids_are_those_of_all_records(client: RedisClient) -> None:
+    """Every record is found, over many SCAN steps, and nothing that is no record."""
+    written = {f"uid-{number}" for number in range(2500)}
+    pairs = [part for uid in written for part in (keys.record(uid), "x")]
+    await client.call("MSET", *pairs, "gs:deadlines", "x", "lab:gs:s:foreign", "x")
+
+    assert await SessionStore(client).uids() == written
+
+
+async def test_no_records_are_no_uids(client: RedisClient) -> None:
+    """An empty server holds no record, and says so."""
+    assert await SessionStore(client).uids() == set()
+
+
+async def test_silence_is_not_an_empty_server(
+    own_server: RedisServer, own_client: RedisClient
+) -> None:
+    """A server that is down raises: nobody must take its records for lost."""
+    own_server.stop()
+
+    with pytest.raises(StoreUnavailable):
+        await SessionStore(own_client).uids()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("hb", "yesterday"), ("cap", "9" * 40), ("state", "asleep"), ("ns", b"\xff")],
