@@ -7,7 +7,7 @@ Rules and adapters never see these classes: `main.py` hands them plain values.
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,8 +22,8 @@ class ProcessSettings(BaseSettings):
         env_prefix="GPUSESSION_", extra="forbid", frozen=True, use_attribute_docstrings=True
     )
 
-    log_level: str = "INFO"
-    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level that is logged."""
 
     listen_host: IPv4Address | IPv6Address = IPv4Address("0.0.0.0")  # noqa: S104
     """Address to listen on; a pod has one, and NetworkPolicy says who may come."""

@@ -75,19 +75,15 @@ class Ledger:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._forget_connection)
         self._thread.shutdown(wait=False)
 
-    async def is_fresh(self) -> bool:
-        """Tell whether the file was made anew and nobody has filled it since."""
+    async def check(self) -> bool:
+        """Tell whether nobody has filled the file since it was made; Retry if unreadable."""
         return await self._run(
             lambda db: not db.execute("PRAGMA user_version").fetchone()["user_version"]
         )
 
-    async def mark_filled(self) -> None:
-        """Remember that what the Sessions tell of this node is in."""
-        await self._run(lambda db: db.execute("PRAGMA user_version = 1"))
-
-    async def check(self) -> None:
-        """Raise Retry where the ledger cannot be read."""
-        await self._run(lambda db: db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone())
+    async def fill(self, found: Mapping[Claim, Collection[str]]) -> None:
+        """Take in what the Sessions tell of this node, and with it end the file's freshness."""
+        await self._run(lambda db: _fill(db, found, self._now()))
 
     async def fence(self, leader_epoch: int) -> bool:
         """Remember the highest leader epoch; False for a caller that is behind it."""
@@ -102,10 +98,6 @@ class Ledger:
         """Tell which Session has the Pod and is not done with it."""
         rows = await self._rows("WHERE pod_uid = ? AND state != 'done'", (pod_uid,))
         return rows[0].session_uid if rows else None
-
-    async def living(self) -> list[Row]:
-        """Give the rows that are not done."""
-        return await self._rows("WHERE state != 'done'")
 
     async def rows(self) -> list[Row]:
         """Give all rows."""
@@ -215,6 +207,13 @@ def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: 
     except sqlite3.IntegrityError:
         return False
     return True
+
+
+def _fill(db: sqlite3.Connection, found: Mapping[Claim, Collection[str]], now: float) -> None:
+    for claim, gpu_uuids in found.items():
+        if _bind(db, claim, [], now):
+            _sight(db, {claim.session_uid: (gpu_uuids, 0)})
+    db.execute("PRAGMA user_version = 1")
 
 
 def _sight(db: sqlite3.Connection, sightings: Mapping[str, tuple[Collection[str], int]]) -> None:

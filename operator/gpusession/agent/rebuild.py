@@ -40,35 +40,34 @@ class Rebuild:
         """Fill a fresh ledger, however long the apiserver takes; leave an old one as it is."""
         while self.needed:
             try:
-                if await self._ledger.is_fresh():
+                if await self._ledger.check():
                     await self._fill()
-                    await self._ledger.mark_filled()
                 self.needed = False
             except GpuSessionError as error:
                 log.warning("ledger not rebuilt yet", error=str(error))
                 await asyncio.sleep(PAUSE.total_seconds())
 
     async def _fill(self) -> None:
-        taken = 0
+        found = {}
         async for raw in self._reader.sessions():
             session = _session.decode(raw)
-            status = session.status
-            if status.phase not in LIVING or status.node_name != self._node_name:
-                continue
             claim = self._claim(session)
-            if claim is not None and await self._ledger.bind(claim, baseline=()):
-                await self._ledger.sight({claim.session_uid: (status.gpu_uuids, 0)})
-                taken += 1
-        log.info("ledger rebuilt from the Sessions", node=self._node_name, sessions=taken)
+            if claim is not None:
+                found[claim] = session.status.gpu_uuids
+        await self._ledger.fill(found)
+        log.info("ledger rebuilt from the Sessions", node=self._node_name, sessions=len(found))
 
     def _claim(self, session: Session) -> Claim | None:
-        if session.status.pod_uid is None or session.status.active_since is None:
+        status = session.status
+        if status.phase not in LIVING or status.node_name != self._node_name:
+            return None
+        if status.pod_uid is None or status.active_since is None:
             return None
         return Claim(
             session_uid=session.metadata.uid,
             namespace=session.metadata.namespace,
             name=session.metadata.name,
             pod_name=session.spec.pod_refs[0].name,
-            pod_uid=session.status.pod_uid,
+            pod_uid=status.pod_uid,
             boot_id=self._boot_id,
         )

@@ -85,12 +85,12 @@ async def test_version_alone_is_no_news(client: KubeClient, cluster: Cluster) ->
         await reflector.synced.wait()
         ear = Ear(reflector)
 
-        status = {"status": {"capacity": {"cpu": "7"}}}
-        beat = await cluster.patch("nodes", "beating", status, sub="/status")
+        beat = await cluster.patch("nodes", "beating", BEAT, sub="/status")
         await cluster.node("beat-sentinel")
         await ear.hears("beat-sentinel")
         silence = [name for name, _ in ear.heard if name == "beating"]
         version = known_version(reflector, "beating")
+
         await cluster.patch("nodes", "beating", {"spec": {"taints": [OUT_OF_SERVICE]}})
         await ear.hears("beating")
 
@@ -98,6 +98,7 @@ async def test_version_alone_is_no_news(client: KubeClient, cluster: Cluster) ->
     assert int(version) >= int(beat["metadata"]["resourceVersion"])
 
 
+BEAT = {"status": {"capacity": {"cpu": "7"}}}
 OUT_OF_SERVICE = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
 
 
