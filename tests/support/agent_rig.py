@@ -41,6 +41,16 @@ GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
 OTHER_GPU = "GPU-5a2c0000-0000-4000-8000-000000000001"
 GIB = 2**30
 
+PATIENT = {
+    "resolve": timedelta(milliseconds=300),
+    "sigkill": timedelta(milliseconds=300),
+    "verify": timedelta(milliseconds=800),
+}
+"""Three times the real limits: what a machine must not be slow enough to break."""
+
+REAL = {name: getattr(Limits(), name) for name in PATIENT}
+"""For tests that wait for a limit to be over."""
+
 
 @dataclass
 class RunningPod:
@@ -119,7 +129,7 @@ class AgentRig:
             ledger=self.ledger,
             clearer=None,
             state_timeout=timedelta(seconds=5),
-            limits=Limits(**limits),
+            limits=Limits(**(PATIENT | limits)),
         )
         self.observer = Observer(
             namespace=self.namespace,

@@ -36,7 +36,7 @@ async def test_sigterm_is_late_for_those_who_ignore_it(rig: AgentRig) -> None:
     await ascent.sigterm(Rung(StageName.SIGTERM, timedelta(milliseconds=50)))
 
     assert ascent.stages[0].result == "late"
-    assert 45 < ascent.stages[0].milliseconds < 200
+    assert ascent.stages[0].milliseconds > 45
     assert ascent.processes_ended == 0
 
 

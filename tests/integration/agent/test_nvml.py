@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -259,10 +258,9 @@ async def test_hanging_call_blinds_every_answer_until_it_returns(node: Simulated
     await nvml.start()
     node.hang(COMPUTE_LIST)
 
-    asked_at = time.monotonic()
+    # Were each of them to wait its time, the test's own 20 s would be over first.
     reasons = {await blindness(nvml) for _ in range(1000)}
     assert reasons == {BlindReason.NVML_TIMEOUT}
-    assert time.monotonic() - asked_at < 1000 * IMPATIENT.total_seconds() / 10
 
     node.clear_faults()
     await seeing_again(nvml)

