@@ -20,7 +20,7 @@ from gpusession.api.release import (
     ReleaseRequest,
     ReleaseResponse,
 )
-from gpusession.errors import AgentUnavailable
+from gpusession.errors import AgentUnavailable, StaleLeader
 from gpusession.metrics import AGENT_CALLS
 
 TOKEN_REREAD = timedelta(seconds=60)
@@ -30,7 +30,9 @@ Answer = TypeVar("Answer")
 
 
 class AgentClient:
-    """Calls node agents; every failure is AgentUnavailable with a sentence for a condition.
+    """Calls node agents; a failure is AgentUnavailable with a sentence for a condition.
+
+    Raises StaleLeader where an agent has had orders of a later leader.
 
     `locate` names the base URL of a node's agent, or None where none is known.
     """
@@ -104,7 +106,7 @@ class AgentClient:
                 status, answer = response.status, await response.read()
             if status != HTTPStatus.OK:
                 AGENT_CALLS.labels(path, f"{status // 100}xx").inc()
-                raise AgentUnavailable(f"the agent on {node} says {status}: {_sentence(answer)}")
+                raise _error_of(f"the agent on {node} says {status}", answer)
             decoded = msgspec.json.decode(answer, type=kind)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             AGENT_CALLS.labels(path, "none").inc()
@@ -122,8 +124,12 @@ class AgentClient:
         return self._token
 
 
-def _sentence(answer: bytes) -> str:
+def _error_of(what: str, answer: bytes) -> AgentUnavailable | StaleLeader:
     try:
-        return msgspec.json.decode(answer, type=Problem).message
+        problem = msgspec.json.decode(answer, type=Problem)
     except msgspec.MsgspecError:
-        return answer[:200].decode(errors="replace")
+        return AgentUnavailable(f"{what}: {answer[:200].decode(errors='replace')}")
+    sentence = f"{what}: {problem.message}"
+    if problem.leader_epoch is not None:
+        return StaleLeader(sentence, known=problem.leader_epoch)
+    return AgentUnavailable(sentence)

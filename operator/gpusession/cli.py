@@ -8,15 +8,15 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
 
-from gpusession.errors import Misconfigured
+from gpusession.errors import Deposed, Misconfigured
 from gpusession.settings import AgentSettings, ControllerSettings, ProcessSettings
 
 _PREFIX = "GPUSESSION_"
@@ -28,7 +28,10 @@ _PROCESSES: Mapping[str, type[ProcessSettings]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one process until it ends; exit with 2 where it must not run as set up."""
+    """Run one process until it ends; exit with 2 where it must not run as set up.
+
+    A controller that another one has replaced ends with 1, to stand by in its next life.
+    """
     parser = argparse.ArgumentParser(prog="gpusession", description="GPU session operator.")
     parser.add_argument("process", choices=sorted(_PROCESSES), help="which process to be")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
@@ -38,8 +41,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         process = import_module(f"gpusession.{asked.process}.main")  # only what it needs
         asyncio.run(process.run(settings))
     except Misconfigured as error:
-        sys.stderr.write(f"gpusession {asked.process}: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _leave(asked.process, error, code=2)
+    except BaseExceptionGroup as group:
+        deposed, rest = group.split(Deposed)
+        if deposed is None or rest is not None:
+            raise
+        _leave(asked.process, next(iter(_leaves(deposed))), code=1)
+
+
+def _leave(process: str, error: BaseException, *, code: int) -> NoReturn:
+    sys.stderr.write(f"gpusession {process}: {' '.join(str(error).split())}\n")
+    sys.exit(code)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def load_settings(

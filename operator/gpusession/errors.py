@@ -7,7 +7,9 @@ GpuSessionError
 │   └── StoreUnavailable    Redis gave no usable answer
 ├── Stale               the object has moved on: look again, then decide again
 ├── Refused             the other side understood and said no; repeating will not help
-│   └── KeyRefused          a Redis key outside the Session's own names
+│   ├── KeyRefused          a Redis key outside the Session's own names
+│   └── StaleLeader         an agent has had orders of a later leader
+├── Deposed             another process leads: stop at once, without a last word
 └── Misconfigured       this process cannot work as set up: say why and exit
 
 An outcome that is expected (a verdict, a refused bind) is a return value, not an error.
@@ -54,6 +56,18 @@ class Refused(GpuSessionError):  # noqa: N818 - named by what the caller does
 
 class KeyRefused(Refused):
     """A Redis key, index entry or prefix that is not the Session's own."""
+
+
+class StaleLeader(Refused):
+    """An agent knows a higher leader epoch than the caller's; `known` is that epoch."""
+
+    def __init__(self, message: str, *, known: int) -> None:
+        super().__init__(message, reason="StaleLeader")
+        self.known = known
+
+
+class Deposed(GpuSessionError):  # noqa: N818 - named by what has happened
+    """This process is no longer the one that leads; whatever it began others will end."""
 
 
 class Misconfigured(GpuSessionError):  # noqa: N818 - named by what the caller does

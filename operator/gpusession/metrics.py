@@ -85,3 +85,5 @@ AGENT_CALLS = Counter(
 REPAIRS = Counter("gpusession_repairs_total", "Disagreements found and mended, by kind.", ["kind"])
 
 REDIS_UP = Gauge("gpusession_redis_up", "1 while the records' Redis answers.")
+
+LEADER = Gauge("gpusession_leader", "1 while this process holds the Lease.")

@@ -4,6 +4,7 @@ Unknown keys are refused. Each field says its unit and why its default is what i
 Rules and adapters never see these classes: `main.py` hands them plain values.
 """
 
+import socket
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -51,7 +52,23 @@ class ControllerSettings(ProcessSettings):
     """Redis with our own control records; never the tenants' database."""
 
     namespace: str = "gpusession-system"
-    """Where the controller runs."""
+    """Where the controller runs, and where its Lease is."""
+
+    identity: str = Field(default_factory=socket.gethostname)
+    """Who this is in the Lease: the Pod's name, so that a restarted container takes over
+    from its own earlier life at once."""
+
+    lease_name: str = "gpusession-controller"
+    """The Lease that says which controller is active."""
+
+    lease_duration: timedelta = timedelta(seconds=9)
+    """How long others wait for a silent leader; with retries and a list, 15 s to take over."""
+
+    lease_renew: timedelta = timedelta(seconds=6)
+    """How long a leader acts after its last renewal; two thirds, as client-go's 10 of 15 s."""
+
+    lease_retry: timedelta = timedelta(seconds=2)
+    """Between two renewals or tries, as client-go's."""
 
     agent_namespace: str = "gpusession-agents"
     """Where the agents run: a namespace of its own, since they are privileged."""

@@ -20,6 +20,7 @@ from gpusession.api.cluster import Node, Pod
 from gpusession.api.session import USE_LABEL, Session
 from gpusession.controller.actions import Performer
 from gpusession.controller.intake import Intake
+from gpusession.controller.leader import Leader, Periods
 from gpusession.controller.observer import Observer
 from gpusession.controller.queue import DestroyQueue
 from gpusession.controller.records import RecordKeeper
@@ -27,6 +28,7 @@ from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
 from gpusession.controller.worker import Worker
 from gpusession.kube.client import KubeClient
+from gpusession.kube.leases import LeaseClient
 from gpusession.kube.reader import KubeReader
 from gpusession.kube.reflector import Reflector
 from gpusession.kube.writer import KubeWriter
@@ -38,6 +40,12 @@ from gpusession.store.sessions import SessionStore
 AGENT_NAME = "gpusession-agent.gpusession-agents.svc"
 NODE = "nowhere"
 """The node that the harness' Pods name; the fake agent is its agent."""
+
+
+PATIENT = Periods(
+    lease=timedelta(minutes=5), renew=timedelta(minutes=4), retry=timedelta(milliseconds=20)
+)
+"""A reign that outlasts every test; the rig renews nothing."""
 
 
 def utc_now() -> datetime:
@@ -81,6 +89,13 @@ class ControllerRig:
             timeout=timedelta(seconds=2),
         )
         self._stack.push_async_callback(self.agents.close)
+        self.leader = Leader(
+            LeaseClient(self.client, namespace="gpusession-system", name="gpusession-controller"),
+            identity="rig",
+            periods=PATIENT,
+            clock=utc_now,
+        )
+        await self.leader.acquire()
         self._join()
         return self
 
@@ -128,6 +143,7 @@ class ControllerRig:
             records=self.records,
             clearer=clearer,
             sessions=self.sessions,
+            leader=self.leader,
             clock=self._now,
         )
 

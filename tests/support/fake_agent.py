@@ -14,6 +14,7 @@ from tests.support.pki import Certificate
 from gpusession.api.release import (
     BindReport,
     BindRequest,
+    Problem,
     ReleaseOrder,
     ReleaseReport,
     ReleaseRequest,
@@ -27,6 +28,7 @@ class FakeAgent:
     def __init__(self, certificate: Certificate) -> None:
         self.bind_report: BindReport | None = None
         self.release_report: ReleaseReport | None = None
+        self.latest_epoch = 0
         self.binds: list[BindRequest] = []
         self.releases: list[ReleaseOrder] = []
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -47,7 +49,11 @@ class FakeAgent:
         await self._runner.cleanup()
 
     async def _bind(self, request: web.Request) -> web.Response:
-        self.binds.append(msgspec.json.decode(await request.read(), type=BindRequest))
+        asked = msgspec.json.decode(await request.read(), type=BindRequest)
+        self.binds.append(asked)
+        if asked.leader_epoch < self.latest_epoch:
+            problem = Problem(reason="StaleLeader", message="no", leader_epoch=self.latest_epoch)
+            return web.Response(status=409, body=msgspec.json.encode(problem))
         return _json(self.bind_report)
 
     async def _release(self, request: web.Request) -> web.Response:

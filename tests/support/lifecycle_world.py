@@ -1,28 +1,28 @@
-"""A whole cluster in a few hundred lines, for the state machine of the lifecycle.
+"""A Session in a model cluster: etcd with the CRD's rules, a watch that lags, a controller.
 
-etcd with the CRD's rules, a watch that lags, one Pod name, two Nodes with their machines and
-agents, NVML memory, Redis. It performs the actions of `step` as the controller does, and
-asserts at each of them what must never happen.
+It performs the actions of `step` as the controller does, and asserts at each of them what
+must never happen.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Any
 
 import msgspec
-from tests.support.builders import GIB, NOW, make_metadata, make_node, make_pod, make_spec
+from tests.support.builders import make_metadata, make_spec
+from tests.support.lifecycle_cluster import UID, Cluster, Machine, Row
 
-from gpusession.api.cluster import OUT_OF_SERVICE_TAINT, Node, Pod
-from gpusession.api.release import COMPLETING, BindReport, Mode, ReleaseReport, StateReport, Verdict
+from gpusession.api.cluster import Node, Pod
+from gpusession.api.release import COMPLETING, BindReport, ReleaseReport, StateReport, Verdict
 from gpusession.api.session import (
     BIND_INTENT_ANNOTATION,
     FINALIZER,
     OVERRIDE_ANNOTATION,
     ConditionType,
+    OnRelease,
     Phase,
-    Reason,
     Session,
     SessionStatus,
 )
@@ -42,13 +42,9 @@ from gpusession.rules.actions import (
     RecordStatus,
     Release,
 )
-from gpusession.rules.conditions import holds, timestamp
+from gpusession.rules.conditions import holds
 from gpusession.rules.evidence import recorded_node
 from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Unreachable
-
-UID = "s-1"
-OTHER = "s-other"
-NODES = ("node-a", "node-b")
 
 TABLE = {
     None: {None, Phase.PENDING, Phase.ACTIVE, Phase.PENDING_DESTROY, Phase.DESTROYED},
@@ -76,31 +72,6 @@ class Fate(Enum):
 
 
 @dataclass
-class Row:
-    """What an agent's ledger knows of a Session."""
-
-    pod_uid: str
-    done: Verdict | None = None
-
-
-@dataclass
-class Machine:
-    """One incarnation of a node: its agent, its ledger, its GPU."""
-
-    on: bool = True
-    agent_up: bool = True
-    blind: bool = False
-    holding: set[str] = field(default_factory=set)
-    rows: dict[str, Row] = field(default_factory=dict)
-    kills: int = 0
-
-    def owner(self, pod_uid: str) -> str | None:
-        """Return the Session that has this Pod."""
-        living = (uid for uid, row in self.rows.items() if row.pod_uid == pod_uid and not row.done)
-        return next(living, None)
-
-
-@dataclass
 class Found:
     """What a visit has learned from calls."""
 
@@ -110,33 +81,27 @@ class Found:
     rebind_due: bool = False
 
 
-class World:
-    """Everything outside `step`. Public attributes are there to be broken by a test."""
+class World(Cluster):
+    """The cluster, and one Session in it with its controller."""
 
     def __init__(self, **spec: Any) -> None:
-        self.now = NOW
+        super().__init__()
         metadata = make_metadata(held=False, intent=None, age=timedelta(), resource_version="1")
         self._looked_at = Session(metadata=metadata, spec=make_spec(**spec))
         self.current: Session | None = self._looked_at
+        self.last = self._looked_at
+        """As it was in etcd last, also when it is gone."""
         self.watch: deque[Session | None] = deque([self.current])
         self.cache = SessionCache()
         self.found = Found()
 
-        self.pod: Pod | None = None
         self.cached_pod: Pod | None = None
-        self.nodes: dict[str, Node] = {name: make_node(f"{name}-1", name=name) for name in NODES}
-        self.machines = {name: Machine() for name in NODES}
         self.cold = False
         """Whether the caches of Pods and Nodes are empty."""
-        self.redis_up = True
         self.api_up = True
-        self.keys = True
         self.late: list[tuple[Machine, Bind]] = []
 
         self.asked = False
-        self.troubled: set[str] = set()
-        """Pod uids and node names that were ever less than fine."""
-        self.pods_made = 0
 
     # ---- what the controller sees ----
 
@@ -246,6 +211,8 @@ class World:
         if after.phase not in TABLE[current.status.phase]:
             assert seen != current, f"{current.status.phase} -> {after.phase}"
             self._refuse()
+        if after.phase is Phase.PENDING_DESTROY and current.status.phase is Phase.ACTIVE:
+            assert self.asked or {after.pod_uid, after.node_name} & self.troubled, "no reason"
         if after.phase is Phase.DESTROYED and current.status.phase is not Phase.DESTROYED:
             self._assert_proven(current, after)
         merged = msgspec.to_builtins(current.status) | msgspec.to_builtins(after)
@@ -262,6 +229,7 @@ class World:
         assert self.current is not None
         assert self.current.status.active_since, "a Pod that was never ours was deleted"
         assert self.current.status.pod_uid == action.uid, "another Pod was deleted"
+        assert self.current.spec.pod_refs[0].on_release is OnRelease.DELETE_POD
         if self.pod is not None and self.pod.metadata.uid == action.uid and self.pod.use:
             self.delete_pod(action.grace)
 
@@ -295,79 +263,15 @@ class World:
         machine = self.machines[action.intent.node]
         if fate in (Fate.LOST, Fate.DELAYED) or not (machine.on and machine.agent_up):
             return Unreachable("no answer")
-        report = self._release(machine, action, known=bool(session.status.gpu_uuids))
+        report = self.release(
+            machine,
+            action,
+            known=bool(session.status.gpu_uuids),
+            was_active=session.status.active_since is not None,
+        )
         return report if fate is Fate.ANSWERED else Unreachable("no answer")
 
-    # ---- the agent ----
-
-    def bind(self, machine: Machine, uid: str, intent: Intent) -> BindReport:
-        """Claim the Pod or refuse; one living Session per Pod."""
-        pod, row = self.pod, machine.rows.get(uid)
-        if machine.blind:
-            return _no(Reason.DEVICE_NOT_OBSERVABLE)
-        if pod is None or Intent(pod.spec.node_name or "", pod.metadata.uid) != intent:
-            return _no(Reason.POD_REPLACED)
-        if not self.is_bindable:
-            return _no(Reason.POD_NOT_RUNNING)
-        if row is not None and row.pod_uid == intent.pod_uid and row.done:
-            return _no(Reason.AGENT_REFUSED)
-        if machine.owner(intent.pod_uid) not in (None, uid):
-            return _no(Reason.POD_IN_USE)
-        machine.rows[uid] = Row(intent.pod_uid)
-        held = intent.pod_uid in machine.holding
-        return BindReport(bound=True, gpu_uuids=("GPU-0",) if held else ())
-
-    def _release(self, machine: Machine, action: Release, *, known: bool) -> ReleaseReport:
-        pod_uid, mode = action.intent.pod_uid, action.mode
-        owner, row = machine.owner(pod_uid), machine.rows.get(UID)
-        assert row is not None or mode is not Mode.END or self._was_active, "never ours"
-        if row is None or row.pod_uid != pod_uid:
-            assert row is None or row.done, "a row was left alive when its intent moved on"
-            row = machine.rows[UID] = Row(pod_uid)
-            if mode is Mode.IF_BOUND:
-                row.done = Verdict.NOT_BOUND  # and no late bind can come after that
-            elif owner is not None and not known:
-                row.done = Verdict.NOTHING_HELD
-        if row.done and (pod_uid not in machine.holding or owner or row.done is Verdict.NOT_BOUND):
-            return self._report(row.done)
-        row.done = None
-        consents = self.pod is None or self.pod.metadata.uid != pod_uid or self.pod.use
-        if mode is not Mode.VERIFY and consents and pod_uid in machine.holding:
-            assert machine.owner(pod_uid) in (None, UID), "somebody else's Pod was killed"
-            machine.holding.discard(pod_uid)
-            machine.kills += 1
-        if machine.blind:
-            return self._report(Verdict.UNKNOWN)
-        if pod_uid in machine.holding:
-            return self._report(Verdict.HELD)
-        row.done = Verdict.FREED if known else Verdict.NOTHING_HELD
-        return self._report(row.done)
-
-    def _report(self, verdict: Verdict) -> ReleaseReport:
-        waiting = StateReport(cleared=False, reason=Reason.WAITING_FOR_RELEASE)
-        return ReleaseReport(
-            session_uid=UID,
-            verdict=verdict,
-            reason=Reason.FREED if verdict in COMPLETING else Reason.STILL_HELD,
-            memory_bytes_before=GIB,
-            state=self.clear_state() if verdict in COMPLETING else waiting,
-        )
-
-    def clear_state(self) -> StateReport:
-        """Clear the Session's Redis keys, if Redis answers."""
-        if self.redis_up:
-            self.keys = False
-        reason = Reason.CLEARED if self.redis_up else Reason.REDIS_UNAVAILABLE
-        return StateReport(cleared=self.redis_up, reason=reason)
-
     # ---- everybody else ----
-
-    @property
-    def is_bindable(self) -> bool:
-        """Whether the Pod runs and consents."""
-        pod = self.pod
-        going = pod is None or pod.metadata.deletion_timestamp is not None
-        return not going and pod.use == "exclusive" and pod.status.phase == "Running"
 
     def write_metadata(self, **fields: Any) -> None:
         """Write the Session's metadata, as anybody may."""
@@ -387,7 +291,8 @@ class World:
         version = str(int(session.metadata.resource_version) + 1)
         metadata = msgspec.structs.replace(session.metadata, resource_version=version)
         gone = metadata.deletion_timestamp is not None and not metadata.finalizers
-        self.current = None if gone else msgspec.structs.replace(session, metadata=metadata)
+        self.last = msgspec.structs.replace(session, metadata=metadata)
+        self.current = None if gone else self.last
         self.watch.append(self.current)
 
     def override(self) -> None:
@@ -397,77 +302,12 @@ class World:
             annotations=self.current.metadata.annotations | {OVERRIDE_ANNOTATION: "ada"}
         )
 
-    def create_pod(self, node: str) -> None:
-        """Create the Pod on a node; it allocates at once where the machine runs."""
-        self.pods_made += 1
-        uid = f"p-{self.pods_made}"
-        self.pod = make_pod(uid, node=node)
-        if self.machines[node].on:
-            self.machines[node].holding.add(uid)
-
-    def change_pod(self, **status: Any) -> None:
-        """Change the Pod's metadata or phase; it counts as trouble."""
-        assert self.pod is not None
-        self.troubled.add(self.pod.metadata.uid)
-        phase = status.pop("phase", self.pod.status.phase)
-        metadata = msgspec.structs.replace(self.pod.metadata, **status)
-        status_ = msgspec.structs.replace(self.pod.status, phase=phase)
-        self.pod = msgspec.structs.replace(self.pod, metadata=metadata, status=status_)
-
-    def delete_pod(self, grace: timedelta) -> None:
-        """Ask for the Pod's deletion; a shorter grace than the running one counts."""
-        assert self.pod is not None
-        self.change_pod(
-            deletion_timestamp=timestamp(self.now + grace),
-            deletion_grace_period_seconds=int(grace.total_seconds()),
-        )
-
-    def end_processes(self) -> None:
-        """End what runs in the Pod, wherever it is."""
-        for machine in self.machines.values():
-            if self.pod is not None:
-                machine.holding.discard(self.pod.metadata.uid)
-
-    def remove_pod(self) -> None:
-        """Remove the Pod object; its processes are another matter."""
-        if self.pod is not None:
-            self.troubled.add(self.pod.metadata.uid)
-        self.pod = None
-
-    def kubelet_restarts(self) -> None:
-        """Start the containers again, as kubelet does while nobody deletes the Pod."""
-        pod = self.pod
-        if pod is None or pod.metadata.deletion_timestamp or pod.status.phase != "Running":
-            return
-        machine = self.machines[pod.spec.node_name or ""]
-        if machine.on:
-            machine.holding.add(pod.metadata.uid)
-
-    def lose_node(self, name: str, *, how: str) -> None:
-        """Switch a machine off; its Node is removed, tainted, or comes back as another."""
-        self.troubled.add(name)
-        self.machines[name].on = False
-        self.machines[name].holding.clear()
-        if how == "removed":
-            self.nodes.pop(name, None)
-        elif how == "tainted" and name in self.nodes:
-            self.nodes[name] = make_node(
-                self.nodes[name].metadata.uid, name=name, taints=(OUT_OF_SERVICE_TAINT,)
-            )
-        elif how == "replaced":
-            self.machines[name] = Machine()
-            self.nodes[name] = make_node(f"{name}-{self.now:%H%M%S}", name=name)
-
     # ---- what must never be ----
-
-    @property
-    def _was_active(self) -> bool:
-        return self.current is not None and self.current.status.active_since is not None
 
     @property
     def waived(self) -> bool:
         """Whether it ended on a lost node or on a human's word."""
-        release = self.current.status.release if self.current else None
+        release = self.last.status.release
         return release is not None and release.verdict in (Verdict.NODE_GONE, Verdict.OVERRIDDEN)
 
     def _assert_may_release(self, intent: Intent) -> None:
@@ -489,6 +329,7 @@ class World:
             assert after.node_name in self.troubled
         elif after.release.verdict == Verdict.NOT_BOUND:
             assert not self.living_rows
+            assert current.spec.state is None or current.metadata.override_by or not self.keys
         else:
             assert current.metadata.override_by or not self.keys
 
@@ -497,7 +338,3 @@ class World:
         """Every row of the Session that an agent still answers for."""
         rows = (machine.rows.get(UID) for machine in self.machines.values() if machine.on)
         return [row for row in rows if row is not None and not row.done]
-
-
-def _no(reason: Reason) -> BindReport:
-    return BindReport(bound=False, reason=reason)

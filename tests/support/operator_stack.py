@@ -111,7 +111,9 @@ class OperatorStack:
         with progress(f"starting {len(self._names)} simulated nodes, their agents, the controller"):
             for name in self._names:
                 self._start_node(name)
-            self.controller = self._controller()
+            self.controller = self.controller_process(
+                "controller-0", metrics_port=self.controller_metrics_port
+            )
             self._undo.callback(lambda: self.controller.stop(20))
             self.controller.start()
             for name in self._names:
@@ -194,14 +196,16 @@ class OperatorStack:
             cwd=REPOSITORY,
         )
 
-    def _controller(self) -> Process:
+    def controller_process(self, name: str, *, metrics_port: int) -> Process:
+        """Give a controller of this name in the Lease; it is not started yet."""
         account = (SYSTEM, "gpusession-controller")
         environment = {
             "KUBECONFIG": str(
                 self.plane.kubeconfig_for_service_account(*account, self.workdir / "accounts")
             ),
             "LISTEN_HOST": HOST,
-            "METRICS_PORT": str(self.controller_metrics_port),
+            "METRICS_PORT": str(metrics_port),
+            "IDENTITY": name,
             "REDIS_URL": self.records.url,
             "STATE_REDIS_URL": self.state.url,
             "AGENT_CA_FILE": str(self.plane.ca_file),
@@ -209,7 +213,7 @@ class OperatorStack:
         }
         return Process(
             [sys.executable, "-m", "gpusession", "controller"],
-            log=self.workdir / "controller.log",
+            log=self.workdir / f"{name}.log",
             env=_python_environment() | _settings(environment | self._controller_settings),
             cwd=REPOSITORY,
         )

@@ -15,7 +15,7 @@ from tests.support.toolchain import REPOSITORY
 CRD = REPOSITORY / "crds" / "session.yaml"
 MANIFESTS = REPOSITORY / "manifests"
 SAMPLES = MANIFESTS / "samples"
-INSTALLED = ("00-namespaces.yaml", "10-rbac.yaml", "20-admission.yaml")
+INSTALLED = ("00-namespaces.yaml", "10-rbac.yaml", "11-leader-election.yaml", "20-admission.yaml")
 
 CONTROLLER = "system:serviceaccount:gpusession-system:gpusession-controller"
 AGENT = "system:serviceaccount:gpusession-agents:gpusession-agent"

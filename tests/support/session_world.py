@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.demo import inspection
 from tests.support.operator_stack import AGENT_ACCOUNT, CONTROLLER_ACCOUNT, Node, OperatorStack
-from tests.support.processes import wait_until
+from tests.support.processes import Process, wait_until
 from tests.support.session_api import create_namespace
 
 PATIENCE = 30.0
@@ -83,18 +83,20 @@ class World:
         conditions = self.status(name).get("conditions", [])
         return next((c["reason"] for c in conditions if c["type"] == kind), "")
 
-    def wait_phase(self, name: str, phase: str) -> Object:
+    def wait_phase(self, name: str, phase: str, *, watched: Process | None = None) -> Object:
         """Wait for a phase and return the status then."""
-        self.wait(lambda: self.status(name).get("phase") == phase, f"{name} to be {phase}")
+        what = f"{name} to be {phase}"
+        self.wait(lambda: self.status(name).get("phase") == phase, what, watched=watched)
         return self.status(name)
 
-    def wait_gone(self, name: str) -> None:
+    def wait_gone(self, name: str, *, watched: Process | None = None) -> None:
         """Wait until the Session object no longer exists."""
-        self.wait(lambda: self.get(name) is None, f"Session {name} to be gone")
+        self.wait(lambda: self.get(name) is None, f"Session {name} to be gone", watched=watched)
 
-    def wait(self, predicate: Any, what: str) -> None:
-        """Wait for anything; fails with the controller's last words."""
-        programs = [self.stack.controller] if self.stack.controller.running else []
+    def wait(self, predicate: Any, what: str, *, watched: Process | None = None) -> None:
+        """Wait for anything; fails with the last words of the leading controller."""
+        controller = watched or self.stack.controller
+        programs = [controller] if controller.running else []
         wait_until(predicate, timeout=PATIENCE, what=what, processes=programs, period=0.1)
 
     def start(self, name: str, *arguments: str, node: str = "node-a", **spec: Any) -> Object:

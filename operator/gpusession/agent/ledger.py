@@ -85,8 +85,8 @@ class Ledger:
         """Take in what the Sessions tell of this node, and with it end the file's freshness."""
         await self._run(lambda db: _fill(db, found, self._now()))
 
-    async def fence(self, leader_epoch: int) -> bool:
-        """Remember the highest leader epoch; False for a caller that is behind it."""
+    async def fence(self, leader_epoch: int) -> int:
+        """Remember the highest leader epoch and return it; a caller below it is refused."""
         return await self._run(lambda db: _fence(db, leader_epoch))
 
     async def find(self, session_uid: str) -> Row | None:
@@ -183,12 +183,12 @@ def _open(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _fence(db: sqlite3.Connection, leader_epoch: int) -> bool:
+def _fence(db: sqlite3.Connection, leader_epoch: int) -> int:
     known = db.execute("SELECT leader_epoch FROM fence").fetchone()
     if known is not None and leader_epoch <= known["leader_epoch"]:
-        return leader_epoch == int(known["leader_epoch"])
+        return int(known["leader_epoch"])
     db.execute("INSERT OR REPLACE INTO fence VALUES (1, ?)", (leader_epoch,))
-    return True
+    return leader_epoch
 
 
 def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: float) -> bool:

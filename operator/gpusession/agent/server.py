@@ -31,7 +31,7 @@ from gpusession.api.release import (
     ReleaseRequest,
     ReleaseResponse,
 )
-from gpusession.errors import Refused, Retry
+from gpusession.errors import Refused, Retry, StaleLeader
 from gpusession.metrics import AGENT_REQUESTS
 
 W = TypeVar("W", bound=msgspec.Struct)
@@ -40,13 +40,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY = 1024 * 1024
 """Bytes of a request: 32 orders with 100 GPUs and 100 keys each need a fifth of it."""
 
-STALE_LEADER = "StaleLeader"
 BAD_REQUEST = "BadRequest"
 
 _STATUS_OF_REASON = {
     UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     FORBIDDEN: HTTPStatus.FORBIDDEN,
-    STALE_LEADER: HTTPStatus.CONFLICT,
 }
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -93,9 +91,10 @@ class AgentApi:
         return _json(await self._inventory.contexts())
 
     async def _fence(self, leader_epoch: int) -> None:
-        if not await self._ledger.fence(leader_epoch):
-            message = f"a leader after epoch {leader_epoch} has given orders here"
-            raise Refused(message, reason=STALE_LEADER)
+        known = await self._ledger.fence(leader_epoch)
+        if known > leader_epoch:
+            message = f"a leader of epoch {known} has given orders here, yours is {leader_epoch}"
+            raise StaleLeader(message, known=known)
 
 
 def api_app(api: AgentApi, callers: CallerCheck) -> web.Application:
@@ -123,6 +122,8 @@ async def _answer(
     try:
         await callers.check(request.headers.get("Authorization"))
         return await handler(request)
+    except StaleLeader as error:
+        return _problem(HTTPStatus.CONFLICT, error.reason, str(error), leader_epoch=error.known)
     except Refused as error:
         status = _STATUS_OF_REASON.get(error.reason, HTTPStatus.BAD_REQUEST)
         return _problem(status, error.reason, str(error))
@@ -207,8 +208,10 @@ def _json(words: msgspec.Struct) -> web.Response:
     return web.Response(body=msgspec.json.encode(words), content_type="application/json")
 
 
-def _problem(status: HTTPStatus, reason: str, message: str) -> web.Response:
-    problem = Problem(reason=reason, message=message)
+def _problem(
+    status: HTTPStatus, reason: str, message: str, *, leader_epoch: int | None = None
+) -> web.Response:
+    problem = Problem(reason=reason, message=message, leader_epoch=leader_epoch)
     return web.Response(
         status=status, body=msgspec.json.encode(problem), content_type="application/json"
     )

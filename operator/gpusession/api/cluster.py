@@ -78,3 +78,28 @@ class Node(Words, frozen=True, kw_only=True):
 
     metadata: ObjectMeta
     spec: NodeSpec = NodeSpec()
+
+
+class LeaseSpec(Words, frozen=True, kw_only=True):
+    """Who holds a Lease, and how often it has changed hands."""
+
+    holder_identity: str = ""
+    lease_duration_seconds: int = 0
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int = 0
+
+
+class LeaseMeta(Words, frozen=True, kw_only=True):
+    """A Lease's name and version; a write of another version is refused."""
+
+    name: str
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+class Lease(Words, frozen=True, kw_only=True):
+    """coordination.k8s.io/v1 Lease."""
+
+    metadata: LeaseMeta
+    spec: LeaseSpec = LeaseSpec()

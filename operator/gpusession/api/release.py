@@ -135,3 +135,5 @@ class Problem(Words, frozen=True, kw_only=True, omit_defaults=False):
 
     reason: str
     message: str
+    leader_epoch: int | None = None
+    """With StaleLeader: the epoch of the latest leader that gave orders here."""

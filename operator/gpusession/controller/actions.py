@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import structlog
 
 from gpusession.agent_client import AgentClient
@@ -14,10 +15,11 @@ from gpusession.api.release import (
     StateReport,
 )
 from gpusession.api.session import FINALIZER, Phase, Reason, Session, SessionStatus
+from gpusession.controller.leader import Leader
 from gpusession.controller.observer import Findings
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
-from gpusession.errors import AgentUnavailable, Refused
+from gpusession.errors import AgentUnavailable, Refused, StaleLeader
 from gpusession.kube.writer import KubeWriter
 from gpusession.metrics import SESSIONS_ENDED, TRANSITIONS
 from gpusession.rules.actions import (
@@ -71,8 +73,9 @@ class Round:
 class Performer:
     """Performs actions and notes in `Findings` what they brought to light.
 
-    Raises ApiUnavailable, Stale or Refused where a write to the apiserver did not happen;
-    agents that do not answer are findings, not errors.
+    Raises ApiUnavailable, Stale or Refused where a write to the apiserver did not happen,
+    and Deposed before anything once another process leads. Agents that do not answer are
+    findings, not errors.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class Performer:
         records: RecordKeeper,
         clearer: StateClearer | None,
         sessions: SessionCache,
+        leader: Leader,
         clock: Callable[[], datetime],
     ) -> None:
+        self._leader = leader
         self._writer = writer
         self._agents = agents
         self._records = records
@@ -108,6 +113,7 @@ class Performer:
 
     async def perform(self, action: Effect, now: Round) -> None:
         """Carry out one action."""
+        self._leader.check()
         await self._functions[type(action)](action, now)
 
     async def _hold(self, action: Hold, now: Round) -> None:
@@ -123,11 +129,14 @@ class Performer:
             session_name=metadata.name,
             pod_name=session.spec.pod_refs[0].name,
             pod_uid=action.intent.pod_uid,
-            leader_epoch=session.status.leader_epoch,
+            leader_epoch=self._leader.epoch,
         )
         now.findings.rebind_due = False
         try:
             now.findings.bind = await self._agents.bind(action.intent.node, request)
+        except StaleLeader as error:
+            await self._leader.raise_epoch(error.known + 1)
+            now.findings.bind = Unreachable(str(error))
         except AgentUnavailable as error:
             now.findings.bind = Unreachable(str(error))
 
@@ -143,10 +152,14 @@ class Performer:
             mode=action.mode,
             termination_grace_period_seconds=spec.termination_grace_period_seconds,
             state=spec.state,
-            leader_epoch=session.status.leader_epoch,
+            leader_epoch=self._leader.epoch,
         )
         try:
             report = await self._agents.release(action.intent.node, order)
+        except StaleLeader as error:
+            await self._leader.raise_epoch(error.known + 1)
+            now.findings.release = Unreachable(str(error))
+            return
         except AgentUnavailable as error:
             log.warning("release without an answer", node=action.intent.node, error=str(error))
             now.findings.release = Unreachable(str(error))
@@ -163,7 +176,11 @@ class Performer:
         )
 
     async def _record_status(self, _: RecordStatus, now: Round) -> None:
-        session, after, before = now.session, now.after, now.session.status.phase
+        session, before = now.session, now.session.status.phase
+        if session.status.leader_epoch > self._leader.epoch:
+            # Either we are deposed, and this says so, or the Lease was made anew.
+            await self._leader.raise_epoch(session.status.leader_epoch + 1)
+        after = msgspec.structs.replace(now.after, leader_epoch=self._leader.epoch)
         self._sessions.keep(await self._writer.record_status(session.metadata, after))
         if before is not after.phase:
             TRANSITIONS.labels(before or "", after.phase or "", after.reason).inc()

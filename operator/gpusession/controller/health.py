@@ -10,14 +10,16 @@ from gpusession.controller.sweep import Sweep
 
 
 class Health:
-    """Alive while the watch is not behind the list; ready once all caches are filled."""
+    """Alive while the watch is not behind the list; ready as a stand-by or with full caches."""
 
-    def __init__(
-        self, sweep: Sweep, *, synced: tuple[asyncio.Event, ...], stale_after: timedelta
-    ) -> None:
-        self._sweep = sweep
-        self._synced = synced
+    def __init__(self, *, stale_after: timedelta) -> None:
+        self._sweep: Sweep | None = None
+        self._synced: tuple[asyncio.Event, ...] = ()
         self._stale_after = stale_after
+
+    def reign(self, sweep: Sweep, *, synced: tuple[asyncio.Event, ...]) -> None:
+        """Answer for the work of a leader from now on."""
+        self._sweep, self._synced = sweep, synced
 
     def application(self) -> web.Application:
         """Build the routes."""
@@ -33,16 +35,16 @@ class Health:
 
     async def healthz(self, _: web.Request) -> web.Response:
         """200 unless the watch has been behind for too long; then a restart helps."""
-        since = self._sweep.behind_since
+        since = None if self._sweep is None else self._sweep.behind_since
         age = 0.0 if since is None else asyncio.get_running_loop().time() - since
         if age > self._stale_after.total_seconds():
             return web.Response(status=503, text=f"the watch is {age:.0f} s behind the list\n")
         return web.Response(text=f"ok, watch behind for {age:.0f} s\n")
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 once Pods and Nodes have been listed."""
+        """200 while standing by, and for a leader once Pods and Nodes have been listed."""
         if all(event.is_set() for event in self._synced):
-            return web.Response(text="ok\n")
+            return web.Response(text="ok\n" if self._sweep else "ok, standing by\n")
         return web.Response(status=503, text="still listing Pods and Nodes\n")
 
     async def metrics(self, _: web.Request) -> web.Response:

@@ -1,12 +1,14 @@
 """The controller's wiring: builds every object, starts every task, stops them in order.
 
-Tasks: Kopf's watch of Sessions; three reflectors (Pods, Nodes, agents' Pods); the workers;
-the sweep; one HTTP server for probes and metrics.
+It stands by until the Lease is its own, and only then looks at anything. Tasks of a leader:
+the Lease's renewal; Kopf's watch of Sessions; three reflectors (Pods, Nodes, agents' Pods);
+the workers; the sweep. One HTTP server answers probes and metrics throughout.
 """
 
 import asyncio
 import ssl
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -20,16 +22,18 @@ from gpusession.controller.actions import Performer
 from gpusession.controller.agents import AgentDirectory
 from gpusession.controller.health import Health
 from gpusession.controller.intake import Intake
+from gpusession.controller.leader import Leader, Periods
 from gpusession.controller.observer import Observer
 from gpusession.controller.queue import DestroyQueue
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
-from gpusession.controller.watch import watch_sessions
+from gpusession.controller.watch import first_of, stop_on_signals, watch_sessions
 from gpusession.controller.worker import Worker
 from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
+from gpusession.kube.leases import LeaseClient
 from gpusession.kube.reader import KubeReader
 from gpusession.kube.reflector import Reflector
 from gpusession.kube.writer import KubeWriter
@@ -47,8 +51,13 @@ def _now() -> datetime:
 
 
 async def run(settings: ControllerSettings) -> None:
-    """Run until SIGTERM or SIGINT, then drain. Raises Misconfigured before it starts."""
+    """Stand by until the Lease is ours, then lead until SIGTERM or SIGINT, then drain.
+
+    Raises Misconfigured before it starts, Deposed when another process leads.
+    """
     logs.configure(settings.log_level)
+    stop = asyncio.Event()
+    stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         connection = KubeConnection(settings.kubeconfig, timeout=settings.kube_timeout)
         await connection.load()
@@ -56,29 +65,55 @@ async def run(settings: ControllerSettings) -> None:
             connection.session(connections=settings.api_connections)
         )
         client = KubeClient(session, server=connection.server)
-        reader = KubeReader(client)
+        leader = Leader(
+            LeaseClient(client, namespace=settings.namespace, name=settings.lease_name),
+            identity=settings.identity,
+            periods=Periods(
+                lease=settings.lease_duration,
+                renew=settings.lease_renew,
+                retry=settings.lease_retry,
+            ),
+            clock=_now,
+        )
+        health = Health(stale_after=settings.watch_stale_after)
+        await _serve(health.application(), settings, stack)
+        agent_tls = _agent_tls(settings)
+        acquiring = asyncio.create_task(leader.acquire(), name="acquire")
+        await first_of(stop, acquiring)
+        if stop.is_set():
+            acquiring.cancel()
+            return
+        await acquiring
+        stack.push_async_callback(leader.resign)
+        reign = _Reign(settings, connection, client, leader, health)
+        await reign.run(stop, agent_tls, stack)
+        log.info("controller stopped")
 
+
+@dataclass(frozen=True, slots=True)
+class _Reign:
+    """Everything that only a leader has and does."""
+
+    settings: ControllerSettings
+    connection: KubeConnection
+    client: KubeClient
+    leader: Leader
+    health: Health
+
+    async def run(
+        self, stop: asyncio.Event, agent_tls: ssl.SSLContext, stack: AsyncExitStack
+    ) -> None:
+        """Build the objects, start the tasks, and work until `stop`."""
+        settings, client, reader = self.settings, self.client, KubeReader(self.client)
         sessions = SessionCache()
         queue = DestroyQueue(retry_base=settings.retry_base, retry_cap=settings.retry_cap)
         stack.callback(queue.close)
         intake = Intake(sessions, queue)
         directory = AgentDirectory(intake.agent_changed)
-
-        pods = Reflector(client, "/api/v1/pods", kind=Pod, selector=USE_LABEL)
-        pods.listen(intake.pod_changed)
-        nodes = Reflector(client, "/api/v1/nodes", kind=Node)
-        nodes.listen(intake.node_changed)
-        agent_pods = Reflector(
-            client,
-            f"/api/v1/namespaces/{settings.agent_namespace}/pods",
-            kind=Pod,
-            selector=settings.agent_selector,
-        )
-        agent_pods.listen(directory.note)
-
+        pods, nodes, agent_pods = self._reflectors(intake, directory)
         agents = AgentClient(
             directory.locate,
-            tls=_agent_tls(settings),
+            tls=agent_tls,
             server_name=settings.agent_server_name,
             token_file=settings.agent_token_file,
             timeout=settings.agent_timeout,
@@ -98,6 +133,7 @@ async def run(settings: ControllerSettings) -> None:
                 records=records,
                 clearer=await _clearer(settings, stack),
                 sessions=sessions,
+                leader=self.leader,
                 clock=_now,
             ),
             clock=_now,
@@ -113,24 +149,51 @@ async def run(settings: ControllerSettings) -> None:
             rebind_period=settings.rebind_period,
         )
         synced = (pods.synced, nodes.synced, agent_pods.synced)
-        health = Health(sweep, synced=synced, stale_after=settings.watch_stale_after)
-        await _serve(health.application(), settings, stack)
-
-        async with asyncio.TaskGroup() as background:
+        self.health.reign(sweep, synced=synced)
+        async with asyncio.TaskGroup() as tasks:
             following = [
-                background.create_task(task.run()) for task in (pods, nodes, agent_pods, sweep)
+                tasks.create_task(part())
+                for part in (self.leader.keep, pods.run, nodes.run, agent_pods.run)
             ]
-            for event in synced:
-                await event.wait()
-            working = [background.create_task(worker.run()) for _ in range(settings.workers)]
-            log.info("controller started", workers=settings.workers)
-
-            await watch_sessions(
-                connection, intake=intake, queue=queue, drain_timeout=settings.drain_timeout
-            )
-            for task in (*working, *following):
+            starting = tasks.create_task(self._start(sweep, sessions, synced))
+            await first_of(stop, starting)
+            if not stop.is_set():
+                following.append(tasks.create_task(sweep.run()))
+                following += [tasks.create_task(worker.run()) for _ in range(settings.workers)]
+                log.info("controller started", workers=settings.workers, epoch=self.leader.epoch)
+                await watch_sessions(
+                    self.connection,
+                    intake=intake,
+                    queue=queue,
+                    stop=stop,
+                    drain_timeout=settings.drain_timeout,
+                )
+            for task in (*following, starting):
                 task.cancel()
-        log.info("controller stopped")
+
+    async def _start(
+        self, sweep: Sweep, sessions: SessionCache, synced: tuple[asyncio.Event, ...]
+    ) -> None:
+        """Have seen everything once, and be the latest of all leaders, before the first act."""
+        for event in synced:
+            await event.wait()
+        while not await sweep.try_once():
+            await asyncio.sleep(self.settings.lease_retry.total_seconds())
+        latest = max((s.status.leader_epoch for s in sessions), default=0)
+        if latest >= self.leader.epoch:
+            await self.leader.raise_epoch(latest + 1)
+
+    def _reflectors(
+        self, intake: Intake, directory: AgentDirectory
+    ) -> tuple[Reflector[Pod], Reflector[Node], Reflector[Pod]]:
+        pods = Reflector(self.client, "/api/v1/pods", kind=Pod, selector=USE_LABEL)
+        pods.listen(intake.pod_changed)
+        nodes = Reflector(self.client, "/api/v1/nodes", kind=Node)
+        nodes.listen(intake.node_changed)
+        path = f"/api/v1/namespaces/{self.settings.agent_namespace}/pods"
+        agents = Reflector(self.client, path, kind=Pod, selector=self.settings.agent_selector)
+        agents.listen(directory.note)
+        return pods, nodes, agents
 
 
 def _agent_tls(settings: ControllerSettings) -> ssl.SSLContext:

@@ -79,6 +79,15 @@ class Sweep:
             if rounds % self._rebind_every == 0:
                 self._rebind_all()
 
+    async def try_once(self) -> bool:
+        """Sweep; False where the apiserver gave no whole list."""
+        try:
+            await self.sweep()
+        except GpuSessionError as error:
+            log.warning("sweep not finished", error=str(error))
+            return False
+        return True
+
     async def sweep(self) -> None:
         """List once and mend every difference."""
         suspects = {s.metadata.uid for s in self._sessions}

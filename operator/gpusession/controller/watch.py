@@ -28,15 +28,16 @@ async def watch_sessions(
     *,
     intake: Intake,
     queue: DestroyQueue,
+    stop: asyncio.Event,
     drain_timeout: timedelta,
 ) -> None:
-    """Watch until SIGTERM or SIGINT, then drain; raises when Kopf gives up before that."""
+    """Watch until `stop`, then drain; raises when Kopf gives up before that."""
 
     async def log_in() -> kopf.AiohttpSession:
         session = connection.session(connections=CONNECTIONS)
         return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
 
-    ready, stop_kopf, asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ready, stop_kopf = asyncio.Event(), asyncio.Event()
     operator = asyncio.create_task(
         kopf.operator(
             registry=build_registry(intake, log_in),
@@ -48,12 +49,10 @@ async def watch_sessions(
         ),
         name="kopf",
     )
-    await _first_of(ready, operator)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)  # in place of Kopf's, which ends at once
-    await _first_of(asked, operator)
-    if not asked.is_set():
+    await first_of(ready, operator)
+    stop_on_signals(stop)  # in place of Kopf's own handlers, which end at once
+    await first_of(stop, operator)
+    if not stop.is_set():
         await operator
         raise GpuSessionError("the watch of Sessions has ended; a restart lists anew")
     log.info("draining", seconds=drain_timeout.total_seconds())
@@ -67,7 +66,15 @@ async def watch_sessions(
     await operator
 
 
-async def _first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Have SIGTERM and SIGINT set an event, and nothing else."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Return when the event is set or the task has ended, whichever is first."""
     waiting = asyncio.create_task(event.wait())
     await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

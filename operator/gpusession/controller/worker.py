@@ -13,7 +13,7 @@ from gpusession.controller.actions import Performer, Round
 from gpusession.controller.observer import Findings, Observer
 from gpusession.controller.queue import DestroyQueue, Priority
 from gpusession.controller.sessions import SessionCache
-from gpusession.errors import Refused, Retry, Stale
+from gpusession.errors import Deposed, Refused, Retry, Stale
 from gpusession.logs import session_log
 from gpusession.metrics import RECONCILE_SECONDS, RECONCILES
 from gpusession.rules.actions import Requeue
@@ -88,6 +88,8 @@ class Worker:
             pause = self._queue.retry(uid, priority)
             log.error("a write was refused", error=str(error), pause_seconds=pause.total_seconds())
             return "refused"
+        except Deposed:
+            raise  # it ends this process, and with it every other worker
         except Exception:
             self._queue.retry(uid, priority)
             log.exception("this is a defect; please report it")

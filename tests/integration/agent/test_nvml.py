@@ -345,5 +345,5 @@ async def test_driver_that_hides_processes_shows_an_empty_gpu(
 async def seeing_again(nvml: Nvml) -> None:
     """Ask until an answer is not blind: the call that hung needs a moment to return."""
     async with asyncio.timeout(5):
-        while await blindness(nvml) is not None:  # noqa: ASYNC110 - nothing tells, one asks
+        while await blindness(nvml) is not None:
             await asyncio.sleep(0.005)

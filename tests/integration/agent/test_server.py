@@ -183,6 +183,7 @@ async def test_a_deposed_leader_gets_conflict(client: Client) -> None:
     answer = await client.call("POST", "/v1/bind", _bind_body(leaderEpoch=4))
 
     assert _problem(answer)[:2] == (409, "StaleLeader")
+    assert msgspec.json.decode(answer[1])["leaderEpoch"] == 5
 
 
 async def test_gpus_and_contexts_tell_what_is_there(client: Client) -> None:

@@ -66,8 +66,7 @@ async def test_hold_is_known_at_once(cluster: Cluster, rig: ControllerRig) -> No
 async def test_bind_names_session_and_pod_and_nothing_else(rig: ControllerRig) -> None:
     """The agent is told which Session and which Pod; the rest it finds out itself."""
     rig.agent.bind_report = make_bind()
-    status = msgspec.structs.replace(make_status(Phase.PENDING), leader_epoch=7)
-    session = make_session(status=status)
+    session = make_session(Phase.PENDING)
 
     findings = await perform(rig, Bind(INTENT), session, findings=Findings(rebind_due=True))
 
@@ -77,7 +76,7 @@ async def test_bind_names_session_and_pod_and_nothing_else(rig: ControllerRig) -
         "sessionName": "chat",
         "podName": "chat",
         "podUID": "p-1",
-        "leaderEpoch": 7,
+        "leaderEpoch": rig.leader.epoch,
     }
     assert (findings.bind, findings.rebind_due) == (make_bind(), False)
 
@@ -120,7 +119,22 @@ async def test_status_is_known_at_once(cluster: Cluster, rig: ControllerRig) -> 
     known = rig.sessions.get(session.metadata.uid)
     assert known is not None
     assert known == await cluster.read_session("status")
-    assert known.status == make_status(Phase.ACTIVE)
+    assert msgspec.structs.replace(known.status, leader_epoch=0) == make_status(Phase.ACTIVE)
+    assert known.status.leader_epoch == rig.leader.epoch > 0
+
+
+async def test_an_agent_that_knows_a_later_leader_gets_a_higher_epoch(rig: ControllerRig) -> None:
+    """The Lease was made anew: whoever holds it counts on from what the agents have seen."""
+    rig.agent.latest_epoch = rig.leader.epoch + 4
+    session = make_session(Phase.PENDING)
+
+    refused = await perform(rig, Bind(INTENT), session)
+    rig.agent.bind_report = make_bind()
+    bound = await perform(rig, Bind(INTENT), session)
+
+    assert isinstance(refused.bind, Unreachable)
+    assert rig.leader.epoch == rig.agent.latest_epoch + 1
+    assert bound.bind == make_bind()
 
 
 async def test_refused_status_is_not_taken_for_written(

@@ -20,7 +20,8 @@ async def probed(
     rig: ControllerRig, *synced: asyncio.Event, stale_after: timedelta = NEVER
 ) -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     """Serve the health of the rig's sweep over HTTP."""
-    health = Health(rig.sweep, synced=synced, stale_after=stale_after)
+    health = Health(stale_after=stale_after)
+    health.reign(rig.sweep, synced=synced)
     async with TestClient(TestServer(health.application())) as client:
         yield client
 
@@ -84,3 +85,11 @@ async def test_metrics_are_in_the_text_format(rig: ControllerRig) -> None:
 
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     assert 'gpusession_sessions{phase="Active"}' in text
+
+
+async def test_stand_by_is_alive_and_ready() -> None:
+    """A rollout waits for the second replica too, which has nothing to list."""
+    health = Health(stale_after=AT_ONCE)
+    async with TestClient(TestServer(health.application())) as client:
+        assert await ask(client, "/readyz") == (200, "ok, standing by\n")
+        assert (await ask(client, "/healthz"))[0] == 200

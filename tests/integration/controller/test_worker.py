@@ -175,7 +175,7 @@ async def test_refused_write_is_tried_again_after_a_pause(
     cluster: Cluster, rig: ControllerRig
 ) -> None:
     """A refusal is never given up on: once the reason is gone, the write goes through."""
-    current = await active(cluster, rig, "refused", leader_epoch=5)
+    current = await active(cluster, rig, "refused", leader_epoch=10_000)
     status = msgspec.structs.replace(current.status, leader_epoch=0)
     metadata = msgspec.structs.replace(current.metadata, resource_version="1", generation=9)
     deposed = msgspec.structs.replace(current, metadata=metadata, status=status)

@@ -66,8 +66,8 @@ async def test_key_added_while_worked_on_comes_once_more(queue: DestroyQueue) ->
     """News during the work is not lost, and is not doubled."""
     queue.add("a", EXPLICIT)
     key, _ = await queue.get()
-    queue.add(key, RESYNC)
-    queue.add(key, IDLE)
+    for priority in (RESYNC, IDLE, RESYNC):
+        queue.add(key, priority)
 
     queue.done(key)
 
@@ -138,6 +138,17 @@ async def test_more_urgent_reason_moves_a_key_ahead(queue: DestroyQueue) -> None
 
     assert await take(queue, 2) == ["a", "b"]
     assert await is_silent(queue)
+
+
+async def test_place_that_was_given_up_is_not_taken_later(queue: DestroyQueue) -> None:
+    """A key that comes again waits as its new reason says, not as an old one did."""
+    queue.add("a", IDLE)
+    queue.add("a", EXPLICIT)
+    await take(queue, 1)
+
+    queue.add("a", RESYNC)
+
+    assert await queue.get() == ("a", RESYNC)
 
 
 async def test_less_urgent_reason_does_not_move_a_key_back(queue: DestroyQueue) -> None:

@@ -112,6 +112,15 @@ def test_stale_watch_event_does_not_catch_up(cache: SessionCache) -> None:
     assert cache.is_ahead_of_watch("s-1")
 
 
+def test_watch_that_repeats_itself_has_not_gone_back(cache: SessionCache) -> None:
+    """A list after a broken watch may bring what is old news by then."""
+    cache.keep(session(12), watched=True)
+
+    cache.keep(session(11), watched=True)
+
+    assert not cache.is_ahead_of_watch("s-1")
+
+
 def test_unknown_session_is_not_ahead() -> None:
     """Nothing known is nothing to be ahead with."""
     assert not SessionCache().is_ahead_of_watch("s-1")

@@ -17,7 +17,8 @@ from hypothesis.stateful import (
     rule,
 )
 from tests.support.builders import LIMITS, kinds
-from tests.support.lifecycle_world import NODES, OTHER, Fate, Found, Lost, Row, World
+from tests.support.lifecycle_cluster import NODES, Row
+from tests.support.lifecycle_world import Fate, Found, Lost, World
 
 from gpusession.api.session import (
     FINALIZER,
@@ -27,14 +28,29 @@ from gpusession.api.session import (
     PodRef,
     Session,
     SessionStatus,
+    StateKeys,
 )
 from gpusession.rules.actions import Action, Intent, Requeue
+from gpusession.rules.evidence import ENDED_POD_PHASES
 from gpusession.rules.lifecycle import step
 
 ROUNDS = 60
 """Decisions within which a healthy world must come to rest: four times the longest way."""
 
+STATE = StateKeys(keys=("lab:chat",))
+
+STARTS = [
+    [],
+    [Fate.ANSWERED],
+    [Fate.ANSWERED] * 2,
+    [Fate.ANSWERED, Fate.UNANSWERED],
+    [Fate.ANSWERED, Fate.DELAYED],
+    *[[Fate.ANSWERED] * 4] * 4,
+]
+"""Fates of Hold, Bind, RecordStatus, OpenRecord: nothing begun, bind in doubt, Active."""
+
 POD_CHANGES = ("fail", "delete", "finish", "force", "withdraw", "exit", *["restart"] * 6)
+OTHER = "s-other"
 LOSSES = ("removed", "tainted", "replaced")
 
 FATES = st.sampled_from([*[Fate.ANSWERED] * 5, Fate.UNANSWERED, Fate.LOST, Fate.DELAYED])
@@ -52,14 +68,23 @@ class Lifecycle(RuleBasedStateMachine):
 
     @initialize(
         on_release=st.sampled_from([OnRelease.DELETE_POD, OnRelease.NONE]),
-        fates=st.lists(st.sampled_from([*[Fate.ANSWERED] * 4, *Fate]), max_size=8),
+        start=st.sampled_from(STARTS),
+        asked=st.booleans(),
+        crashed=st.sampled_from(["", "", "crashed", "crashed without api"]),
     )
-    def begin(self, on_release: OnRelease, fates: list[Fate]) -> None:
-        """Start with a Session and its Pod, at any point of the way to Active."""
-        self.world = World(pod_refs=(PodRef(name="chat", on_release=on_release),))
+    def begin(self, on_release: OnRelease, start: list[Fate], *, asked: bool, crashed: str) -> None:
+        """Start somewhere on the way to Active, so that every part of a life is tried."""
+        self.world = World(
+            pod_refs=(PodRef(name="chat", on_release=on_release),),
+            state=STATE if on_release is OnRelease.DELETE_POD else None,
+        )
         self.world.create_pod("node-a")
-        self.pod_watch_catches_up()
-        self.work(fates, lag=False, rebind=False)
+        self.work(start, lag=False, rebind=False)
+        if asked:
+            self.user_acts("delete")
+        if crashed:
+            self.crash()
+            self.world.api_up = crashed == "crashed"
 
     # ---- the controller ----
 
@@ -94,7 +119,9 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def pod_watch_catches_up(self) -> None:
-        """Bring the news of Pods and Nodes."""
+        """Bring the news of Pods and Nodes, where the apiserver can be asked."""
+        if not self.world.api_up:
+            return
         self.world.cold = False
         self.world.cached_pod = self.world.pod
 
@@ -143,6 +170,13 @@ class Lifecycle(RuleBasedStateMachine):
         """Create the Pod, or the one that replaces it."""
         self.world.create_pod(node)
 
+    @rule(node=st.sampled_from(NODES))
+    def pod_is_replaced(self, node: str) -> None:
+        """Have an owner make another Pod of the same name."""
+        self.world.end_processes()
+        self.world.remove_pod()
+        self.world.create_pod(node)
+
     @precondition(lambda self: self.world.pod is not None)
     @rule(how=st.sampled_from(POD_CHANGES))
     def pod_changes(self, how: str) -> None:
@@ -171,13 +205,13 @@ class Lifecycle(RuleBasedStateMachine):
         node = pod.spec.node_name or ""
         self.world.bind(self.world.machines[node], OTHER, Intent(node, pod.metadata.uid))
 
-    @rule(node=st.sampled_from(NODES), how=st.sampled_from([*[""] * 9, *LOSSES]))
+    @rule(node=st.sampled_from(NODES), how=st.sampled_from(["", "", "", *LOSSES]))
     def node_is_lost(self, node: str, how: str) -> None:
         """Switch a machine off, once in a while."""
         if how:
             self.world.lose_node(node, how=how)
 
-    @rule(fault=st.sampled_from(["none", "none", "agent", "blind", "redis", "api"]))
+    @rule(fault=st.sampled_from(["none", "agent", "blind", "redis", "api", "api"]))
     def something_falters(self, fault: str) -> None:
         """Take one thing away, and bring the others back."""
         for machine in self.world.machines.values():
@@ -197,9 +231,9 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def finalizer_guards_every_living_row(self) -> None:
         """While an agent answers for the Session, the Session is there."""
-        session = self.world.current
-        if self.world.living_rows and not self.world.waived and session is not None:
-            assert FINALIZER in session.metadata.finalizers
+        if self.world.living_rows and not self.world.waived:
+            assert self.world.current is not None
+            assert FINALIZER in self.world.current.metadata.finalizers
 
     @invariant()
     def living_row_is_of_the_pod_that_is_recorded(self) -> None:
@@ -214,8 +248,8 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def destroyed_memory_stays_free(self) -> None:
         """Let nothing that was destroyed come back behind its verdict."""
-        session, pod = self.world.current, self.world.pod
-        if session is None or session.status.phase is not Phase.DESTROYED or self.world.waived:
+        session, pod = self.world.last, self.world.pod
+        if session.status.phase is not Phase.DESTROYED or self.world.waived:
             return
         if session.spec.pod_refs[0].on_release is OnRelease.NONE or _withdrew(pod, session):
             return
@@ -233,6 +267,8 @@ class Lifecycle(RuleBasedStateMachine):
             self.world.deliver()
             self._one_effect(Fate.ANSWERED)
             self._let_time_end_pods()
+            self.world.kubelet_restarts()
+        self.destroyed_memory_stays_free()
         self._assert_at_rest()
 
     def _heal(self) -> None:
@@ -282,7 +318,8 @@ class Lifecycle(RuleBasedStateMachine):
 
     def _pod_is_there(self, session: Session) -> bool:
         pod = self.world.pod
-        return pod is not None and pod.metadata.uid == session.status.pod_uid
+        there = pod is not None and pod.metadata.uid == session.status.pod_uid
+        return there and pod.status.phase not in ENDED_POD_PHASES
 
     def _could_be_bound(self) -> bool:
         pod = self.world.pod
@@ -301,7 +338,7 @@ def _withdrew(pod: object, session: Session) -> bool:
 TestLifecycle = Lifecycle.TestCase
 TestLifecycle.settings = settings(
     max_examples=250,
-    stateful_step_count=40,
+    stateful_step_count=30,
     derandomize=True,
     database=None,
     deadline=None,

@@ -1,0 +1,230 @@
+"""The manifests, taken by a real kube-apiserver with its own admission."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from tests.support.control_plane import ControlPlane
+from tests.support.processes import wait_until
+from tests.support.session_api import (
+    CONTROLLER,
+    MANIFESTS,
+    create,
+    create_namespace,
+    remove_namespace,
+    session,
+)
+
+from gpusession.settings import AgentSettings, ControllerSettings
+
+Object = dict[str, Any]
+Render = Callable[..., list[Object]]
+
+COMPONENTS = ("gpu-nodes", "nvidia-runtime", "redis", "finalizer-at-creation")
+"""Those that need nothing beyond Kubernetes itself."""
+
+SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
+
+
+def one(objects: list[Object], kind: str, name: str) -> Object:
+    """Find an object."""
+    (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return found
+
+
+def workloads(objects: list[Object]) -> list[Object]:
+    """Find everything that makes Pods."""
+    return [o for o in objects if "template" in o.get("spec", {})]
+
+
+def pod_of(workload: Object, namespace: str) -> Object:
+    """Give the Pod that a workload would make, in a namespace."""
+    template = workload["spec"]["template"]
+    metadata = template["metadata"] | {"name": "trial", "namespace": namespace}
+    claims = [
+        {"name": claim["metadata"]["name"], "emptyDir": {}}
+        for claim in workload["spec"].get("volumeClaimTemplates", [])
+    ]
+    spec = template["spec"] | {"volumes": template["spec"].get("volumes", []) + claims}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize("components", [(), COMPONENTS], ids=["base", "with components"])
+def test_the_apiserver_takes_every_object(
+    session_api: ControlPlane, kustomized: Render, components: tuple[str, ...]
+) -> None:
+    """Nothing is refused, unknown or only warned about."""
+    objects = yaml.safe_dump_all(kustomized(*components))
+
+    done = session_api.kubectl(
+        *("apply", "--dry-run=server", "--validate=strict", "-f", "-"), input=objects, check=False
+    )
+
+    assert not done.returncode, done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Deployment", "gpusession-controller"),
+        ("StatefulSet", "gpusession-redis"),
+        ("DaemonSet", "gpusession-agent"),
+    ],
+)
+def test_pod_security_admits_each_pod_where_it_belongs(
+    session_api: ControlPlane, kustomized: Render, kind: str, name: str
+) -> None:
+    """Controller and Redis keep to `restricted`; only the agents' namespace is privileged."""
+    workload = one(kustomized("redis"), kind, name)
+    pod = pod_of(workload, workload["metadata"]["namespace"])
+
+    done = create(session_api, pod, "--dry-run=server", check=False)
+
+    assert not done.returncode, done.stderr
+
+
+def test_an_agent_is_refused_in_the_restricted_namespace(
+    session_api: ControlPlane, kustomized: Render
+) -> None:
+    """The control of the test above: Pod Security does look."""
+    agent = pod_of(one(kustomized(), "DaemonSet", "gpusession-agent"), SYSTEM)
+    agent["spec"] |= {"serviceAccountName": "gpusession-controller"}
+
+    done = create(session_api, agent, "--dry-run=server", check=False)
+
+    assert "violates PodSecurity" in done.stderr
+    assert "hostPID=true" in done.stderr
+
+
+def test_every_container_is_held_to_the_least(kustomized: Render) -> None:
+    """No escalation, a read-only root, no capability; the agent alone may signal others."""
+    containers = {
+        each["name"]: each
+        for workload in workloads(kustomized("redis"))
+        for each in workload["spec"]["template"]["spec"]["containers"]
+    }
+
+    added = {}
+    for name, container in containers.items():
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["limits"]["memory"]
+        added[name] = security["capabilities"].get("add", [])
+    assert added == {"controller": [], "agent": ["KILL"], "valkey": []}
+
+
+def test_pods_set_only_settings_that_exist(kustomized: Render) -> None:
+    """A name that no setting has would end the process, and so would links of Services."""
+    known = {"controller": ControllerSettings, "agent": AgentSettings}
+    for workload in workloads(kustomized()):
+        pod = workload["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        names = {each["name"] for each in container["env"]}
+        fields = {f"GPUSESSION_{field.upper()}" for field in known[container["name"]].model_fields}
+
+        assert pod["enableServiceLinks"] is False
+        assert {name for name in names if name.startswith("GPUSESSION_")} <= fields
+
+
+def test_mounts_and_ports_are_where_the_settings_look(kustomized: Render) -> None:
+    """Files, ports and names are the defaults of settings.py, so nothing has to be set twice."""
+    objects = kustomized()
+    controller = one(objects, "Deployment", "gpusession-controller")["spec"]["template"]["spec"]
+    agent = one(objects, "DaemonSet", "gpusession-agent")["spec"]["template"]["spec"]
+    of_controller, of_agent = ControllerSettings(), AgentSettings(node_name="any")
+
+    token = controller["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]
+    mounts = {each["mountPath"] for each in controller["containers"][0]["volumeMounts"]}
+    assert {
+        str(of_controller.agent_ca_file.parent),
+        str(of_controller.agent_token_file.parent),
+    } == mounts
+    assert token["path"] == of_controller.agent_token_file.name
+    first, metrics = agent["containers"][0]["ports"]
+    assert (first["containerPort"], metrics["containerPort"]) == (
+        of_agent.port,
+        of_agent.metrics_port,
+    )
+    assert {each["mountPath"] for each in agent["containers"][0]["volumeMounts"]} == {
+        str(of_agent.tls_cert_file.parent),
+        str(of_agent.ledger_file.parent),
+        str(of_agent.pod_resources_socket.parent),
+        str(of_agent.cgroup_root),
+    }
+    label, _, value = of_controller.agent_selector.partition("=")
+    labels = one(objects, "DaemonSet", "gpusession-agent")["spec"]["template"]["metadata"]["labels"]
+    assert labels[label] == value
+
+
+def test_certificates_of_cert_manager_are_the_secrets_that_pods_mount(kustomized: Render) -> None:
+    """Secret, namespace and DNS name agree with what controller and agent expect."""
+    objects = kustomized("cert-manager")
+
+    made = {
+        (c["metadata"]["namespace"], c["spec"]["secretName"]): c["spec"]
+        for c in objects
+        if c["kind"] == "Certificate"
+    }
+    mounted = {
+        (workload["metadata"]["namespace"], volume["secret"]["secretName"])
+        for workload in workloads(objects)
+        for volume in workload["spec"]["template"]["spec"]["volumes"]
+        if "secret" in volume
+    }
+
+    assert mounted <= set(made)
+    agent = made[AGENTS, "gpusession-agent-tls"]
+    assert agent["dnsNames"] == [ControllerSettings().agent_server_name]
+
+
+def test_the_apiserver_adds_the_finalizer_at_creation(
+    session_api: ControlPlane, kustomized: Render
+) -> None:
+    """Component finalizer-at-creation: a new Session has it at once, beside those of others."""
+    policies = [o for o in kustomized("finalizer-at-creation") if o["kind"].startswith("Mutating")]
+    session_api.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(policies))
+    create_namespace(session_api, "finalizers")
+    wanted = session("new", "finalizers")
+    wanted["metadata"]["finalizers"] = ["example.com/other"]
+    try:
+        for _ in range(100):  # a policy is in force some time after it was applied
+            done = create(session_api, wanted, "--dry-run=server", "-o=yaml")
+            found = yaml.safe_load(done.stdout)["metadata"]["finalizers"]
+            if len(found) > 1:
+                break
+
+        assert set(found) == {"example.com/other", "gpusession.dev/release"}
+    finally:
+        session_api.kubectl("delete", "-f", "-", input=yaml.safe_dump_all(policies))
+        remove_namespace(session_api, "finalizers")
+
+
+@pytest.mark.parametrize(
+    ("verb", "lease", "namespace", "may"),
+    [
+        ("create", "leases", SYSTEM, True),
+        ("update", "leases/gpusession-controller", SYSTEM, True),
+        ("update", "leases/another", SYSTEM, False),
+        ("get", "leases/gpusession-controller", AGENTS, False),
+    ],
+)
+def test_the_controller_may_hold_one_lease(
+    session_api: ControlPlane, verb: str, lease: str, *, namespace: str, may: bool
+) -> None:
+    """The Role names one Lease, in one namespace."""
+    session_api.kubectl("apply", "-f", MANIFESTS / "11-leader-election.yaml")
+    question = ("auth", "can-i", verb, lease, f"--namespace={namespace}", f"--as={CONTROLLER}")
+
+    def answer() -> str:
+        return session_api.kubectl(*question, check=False).stdout.split()[0]
+
+    wait_until(
+        lambda: answer() == ("yes" if may else "no"),
+        timeout=10,
+        what=f"{verb} {lease} in {namespace} to be {may}",
+        period=0.1,
+    )

@@ -1,0 +1,104 @@
+"""manifests/secrets.sh: what it makes is what controller and agent can use."""
+
+import base64
+import os
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.support.control_plane import ControlPlane
+from tests.support.session_api import MANIFESTS
+
+from gpusession.settings import ControllerSettings
+
+SCRIPT = MANIFESTS / "secrets.sh"
+
+
+def secrets(*options: str) -> dict[tuple[str, str], dict[str, bytes]]:
+    """Run the script and give the content of its Secrets by namespace and name."""
+    done = subprocess.run([SCRIPT, *options], capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = list(yaml.safe_load_all(done.stdout))
+    return {
+        (each["metadata"]["namespace"], each["metadata"]["name"]): {
+            key: base64.b64decode(value) for key, value in each["data"].items()
+        }
+        for each in found
+    }
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
+    """Run a TLS handshake in memory; raises where the client does not trust the server."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Give the agent's and the controller's TLS, from the script's Secrets."""
+    made = secrets()
+    pair = made["gpusession-agents", "gpusession-agent-tls"]
+    (tmp_path / "tls.crt").write_bytes(pair["tls.crt"])
+    (tmp_path / "tls.key").write_bytes(pair["tls.key"])
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    authority = made["gpusession-system", "gpusession-agent-ca"]["ca.crt"].decode()
+    client = ssl.create_default_context(cadata=authority)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does by itself
+    return server, client
+
+
+def test_the_controller_trusts_an_agent(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    """The certificate carries the name that the controller insists on, and is well-formed."""
+    server, client = contexts
+
+    shake_hands(server, client, ControllerSettings().agent_server_name)
+
+
+def test_the_certificate_is_good_for_no_other_name(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    """It is an agent's and nobody else's."""
+    server, client = contexts
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake_hands(server, client, "kubernetes.default.svc")
+
+
+def test_only_the_state_url_goes_to_the_agents() -> None:
+    """The records' password stays with the controller."""
+    made = secrets("--redis", "--state-redis-url", "redis://state")
+
+    own = made["gpusession-system", "gpusession-redis"]
+    password = own["password"].decode()
+    assert own["redis-url"].decode() == (
+        f"redis://:{password}@gpusession-redis.gpusession-system.svc:6379/0"
+    )
+    assert made["gpusession-agents", "gpusession-redis"] == {"state-redis-url": b"redis://state"}
+
+
+def test_the_apiserver_takes_them(session_api: ControlPlane) -> None:
+    """What is written can be piped to kubectl as it is."""
+    done = subprocess.run([SCRIPT, "--redis"], capture_output=True, text=True, check=True)
+
+    session_api.kubectl("apply", "--dry-run=server", "-f", "-", input=done.stdout)
+
+
+def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No key stays on the disk, the authority's least of all."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+
+    subprocess.run([SCRIPT], capture_output=True, check=True, env=environment)
+
+    assert not list(tmp_path.iterdir())
