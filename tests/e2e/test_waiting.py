@@ -55,6 +55,7 @@ def test_a_node_without_agent_shows_as_agent_unreachable(world: World) -> None:
     world.wait(lambda: world.status("remote").get("reason") == "AgentUnreachable", "the reason")
 
     assert world.status("remote")["phase"] == "Pending"
+    world.kubectl("delete", "session", "remote", "--timeout=30s")
 
 
 def test_closing_a_session_that_was_never_bound_says_not_bound(world: World) -> None:

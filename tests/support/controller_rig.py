@@ -82,7 +82,7 @@ class ControllerRig:
         self.agent = await enter(FakeAgent(plane.certificate("agent", sans=[AGENT_NAME])))
         token = self._around.kubeconfig.with_name("gpusession-system-gpusession-controller.token")
         self.agents = AgentClient(
-            lambda node: self.agent.url if node == NODE else None,
+            self.locate,
             tls=ssl.create_default_context(cafile=plane.ca_file),
             server_name=AGENT_NAME,
             token_file=token,
@@ -118,11 +118,15 @@ class ControllerRig:
         self.worker = self.make_worker(self.client)
         self.sweep = self.make_sweep(self.client)
 
+    def locate(self, node: str) -> str | None:
+        """Tell where a node's agent is; only NODE has one."""
+        return self.agent.url if node == NODE else None
+
     def _now(self) -> datetime:
         return self.clock()
 
     def _make_observer(self, client: KubeClient) -> Observer:
-        return Observer(KubeReader(client), pods=self.pods, nodes=self.nodes)
+        return Observer(KubeReader(client), pods=self.pods, nodes=self.nodes, locate=self.locate)
 
     def make_worker(self, client: KubeClient) -> Worker:
         """Give a worker that looks through this client and writes through the rig's own."""

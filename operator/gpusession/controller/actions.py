@@ -119,7 +119,7 @@ class Performer:
     async def _hold(self, action: Hold, now: Round) -> None:
         intent = None if action.intent is None else str(action.intent)
         self._sessions.keep(await self._writer.hold(now.session.metadata, intent=intent))
-        now.findings.release = None
+        now.findings.bind = now.findings.release = None  # they spoke of another intent
 
     async def _bind(self, action: Bind, now: Round) -> None:
         session, metadata = now.session, now.session.metadata
@@ -151,7 +151,7 @@ class Performer:
             gpu_uuids=session.status.gpu_uuids,
             mode=action.mode,
             termination_grace_period_seconds=spec.termination_grace_period_seconds,
-            state=spec.state,
+            state=None if action.keeps_state else spec.state,
             leader_epoch=self._leader.epoch,
         )
         try:

@@ -9,10 +9,10 @@ DEFAULT_PORT = 8443
 
 
 class AgentDirectory:
-    """The newest running agent of each node."""
+    """The running agents of each node; in a surging rollout there are two for a moment."""
 
     def __init__(self, on_change: Callable[[str], None]) -> None:
-        self._pods: dict[str, Pod] = {}
+        self._pods: dict[str, dict[str, Pod]] = {}
         self._on_change = on_change
 
     def note(self, pod: Pod, gone: bool) -> None:
@@ -20,20 +20,19 @@ class AgentDirectory:
         node = pod.spec.node_name
         if node is None:
             return
-        known = self._pods.get(node)
+        known = self._pods.setdefault(node, {})
+        known.pop(pod.metadata.uid, None)
         usable = not gone and pod.status.phase == "Running" and pod.status.pod_ip is not None
         if usable and pod.metadata.deletion_timestamp is None:
-            self._pods[node] = pod
+            known[pod.metadata.uid] = pod
             self._on_change(node)
-        elif known is not None and known.metadata.uid == pod.metadata.uid:
-            del self._pods[node]
 
     def locate(self, node: str) -> str | None:
-        """Return the base URL of a node's agent, or None where none runs."""
-        pod = self._pods.get(node)
-        if pod is None:
+        """Return the base URL of a node's newest agent, or None where none runs."""
+        pods = list(self._pods.get(node, {}).values())
+        if not pods:
             return None
-        ports = [port.container_port for c in pod.spec.containers for port in c.ports]
-        host = pod.status.pod_ip or ""
+        ports = [port.container_port for c in pods[-1].spec.containers for port in c.ports]
+        host = pods[-1].status.pod_ip or ""
         host = f"[{host}]" if ":" in host else host
         return f"https://{host}:{ports[0] if ports else DEFAULT_PORT}"

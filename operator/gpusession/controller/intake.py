@@ -26,8 +26,8 @@ class Intake:
             self.wake(session.metadata.uid, Priority.RESYNC)
 
     def gone(self, uid: str) -> None:
-        """Forget a Session that no longer exists."""
-        self._sessions.drop(uid)
+        """Forget a Session that no longer exists, and answers about it still on their way."""
+        self._sessions.bury(uid)
         self._queue.forget(uid)
 
     def pod_changed(self, pod: Pod, _gone: bool) -> None:

@@ -126,7 +126,7 @@ class _Reign:
         worker = Worker(
             queue=queue,
             sessions=sessions,
-            observer=Observer(reader, pods=pods, nodes=nodes),
+            observer=Observer(reader, pods=pods, nodes=nodes, locate=directory.locate),
             performer=Performer(
                 writer=KubeWriter(client),
                 agents=agents,

@@ -4,6 +4,7 @@ Watched caches answer where presence is enough. Absence is always asked of the a
 since only its own "not found" may end a Session.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -31,9 +32,20 @@ class Findings:
 
 
 class Observer:
-    """Builds an Observation; what cannot be seen is UNSEEN, never ABSENT."""
+    """Builds an Observation; what cannot be seen is UNSEEN, never ABSENT.
 
-    def __init__(self, reader: KubeReader, *, pods: Reflector[Pod], nodes: Reflector[Node]) -> None:
+    `locate` tells where a node's agent is, as the agents' Pods say.
+    """
+
+    def __init__(
+        self,
+        reader: KubeReader,
+        *,
+        pods: Reflector[Pod],
+        nodes: Reflector[Node],
+        locate: Callable[[str], str | None],
+    ) -> None:
+        self._locate = locate
         self._reader = reader
         self._pods = pods
         self._nodes = nodes
@@ -41,10 +53,13 @@ class Observer:
     async def look(self, session: Session, findings: Findings) -> Observation:
         """Gather everything known of one Session now."""
         over = session.status.phase is Phase.DESTROYED
+        pod = UNSEEN if over else await self._pod(session)
+        node = pod.spec.node_name if isinstance(pod, Pod) else None
         return Observation(
             metadata=session.metadata,
             spec=session.spec,
-            pod=UNSEEN if over else await self._pod(session),
+            pod=pod,
+            agent_known=node is not None and self._locate(node) is not None,
             node=UNSEEN if over else await self._node(session),
             bind=findings.bind,
             release=findings.release,

@@ -71,10 +71,14 @@ class DeletePod:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Have the node's agent release and verify, then clear the Redis state."""
+    """Have the node's agent release and verify, then clear the Redis state.
+
+    A Session that goes on, since only its first Pod went, keeps its state.
+    """
 
     intent: Intent
     mode: Mode
+    keeps_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)

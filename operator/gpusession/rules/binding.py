@@ -126,7 +126,8 @@ def _change_intent(
         return state, (Hold(wanted),)  # and no agent is left to ask
     match seen.release:
         case None:
-            return state, (Release(recorded, release_mode(state, seen, now=now)),)
+            mode = release_mode(state, seen, now=now)
+            return state, (Release(recorded, mode, keeps_state=True),)
         case ReleaseReport(verdict=verdict) if verdict in COMPLETING:
             return state, (Hold(wanted),)
         case ReleaseReport(reason=reason, message=message):

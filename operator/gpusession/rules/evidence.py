@@ -18,9 +18,14 @@ SHORTEST_POD_GRACE = timedelta(seconds=1)
 
 
 def wanted_intent(seen: Observation) -> Intent | None:
-    """Return what a bind would claim now: the Pod has consented and has a node."""
+    """Return what a bind would claim now: the Pod has consented, its node has an agent.
+
+    Without an agent there is no intent: nothing can begin, so nothing needs proof later.
+    """
     pod = seen.pod
     if not isinstance(pod, Pod) or pod.use != Use.EXCLUSIVE or not pod.spec.node_name:
+        return None
+    if not seen.agent_known:
         return None
     return Intent(pod.spec.node_name, pod.metadata.uid)
 
@@ -58,6 +63,8 @@ def waiting_reason(seen: Observation) -> tuple[Reason, str] | None:
             f"Pod {name} is not running: its phase is {pod.status.phase}"
             + (", and it is being deleted" if pod.metadata.deletion_timestamp else "")
         )
+    if not seen.agent_known:
+        return Reason.AGENT_UNREACHABLE, f"no agent runs on node {pod.spec.node_name}"
     return None
 
 
@@ -91,7 +98,13 @@ def node_is_gone(state: SessionStatus, seen: Observation) -> bool:
     if not isinstance(seen.node, Node) or seen.node.metadata.name != state.node_name:
         return False
     replaced = state.node_uid is not None and seen.node.metadata.uid != state.node_uid
-    return replaced or any(taint.key == OUT_OF_SERVICE_TAINT for taint in seen.node.spec.taints)
+    return replaced or is_out_of_service(seen)
+
+
+def is_out_of_service(seen: Observation) -> bool:
+    """Tell whether somebody has declared that nothing runs on the Node any more."""
+    taints = seen.node.spec.taints if isinstance(seen.node, Node) else ()
+    return any(taint.key == OUT_OF_SERVICE_TAINT for taint in taints)
 
 
 def release_mode(state: SessionStatus, seen: Observation, *, now: datetime) -> Mode:
@@ -101,14 +114,12 @@ def release_mode(state: SessionStatus, seen: Observation, *, now: datetime) -> M
     someone else asked for still runs its own, longer grace. What never became Active is
     left to the ledger: its bind may have been refused.
     """
+    pod = own_pod(state, seen)
+    if pod is not None and _foreign_grace_runs(pod, seen, now=now):
+        return Mode.VERIFY
     if state.active_since is None:
         return Mode.IF_BOUND
-    pod = own_pod(state, seen)
-    if pod is None:
-        return Mode.END
-    if pod.use != Use.EXCLUSIVE or _foreign_grace_runs(pod, seen, now=now):
-        return Mode.VERIFY
-    return Mode.END
+    return Mode.VERIFY if pod is not None and pod.use != Use.EXCLUSIVE else Mode.END
 
 
 def pod_deletion(state: SessionStatus, seen: Observation) -> DeletePod | None:

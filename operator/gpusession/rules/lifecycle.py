@@ -14,6 +14,7 @@ from typing import assert_never
 
 import msgspec
 
+from gpusession.api.cluster import Node
 from gpusession.api.release import BindReport
 from gpusession.api.session import (
     FINALIZER,
@@ -29,6 +30,7 @@ from gpusession.rules.actions import (
     DeleteSession,
     DropFinalizer,
     ForgetRecord,
+    Hold,
     Intent,
     OpenRecord,
     RecordStatus,
@@ -65,13 +67,17 @@ def step(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limi
 def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
     if (reason := end_reason(state, seen)) is not None:
         return pending_destroy(state, reason, now=now), (RecordStatus(),)
+    if FINALIZER not in seen.metadata.finalizers:
+        return state, (Hold(None),)  # somebody took it off; a bound Session must not vanish
     if seen.rebind_due and state.node_name and state.pod_uid and seen.bind is None:
         return state, (Bind(Intent(state.node_name, state.pod_uid)), OpenRecord())
     after = state
+    if state.node_uid is None and isinstance(seen.node, Node):
+        after = msgspec.structs.replace(after, node_uid=seen.node.metadata.uid)
     if isinstance(seen.bind, BindReport) and seen.bind.bound:
         gpus = tuple(sorted({*state.gpu_uuids, *seen.bind.gpu_uuids}))
         if set(gpus) != set(state.gpu_uuids):
-            after = msgspec.structs.replace(state, gpu_uuids=gpus)
+            after = msgspec.structs.replace(after, gpu_uuids=gpus)
     ready = find(state, ConditionType.READY)
     if ready is None or ready.observed_generation != state.observed_generation:
         message = ready.message if ready else ""

@@ -39,6 +39,8 @@ class Observation:
     spec: SessionSpec
     pod: Pod | Look = UNSEEN
     node: Node | Look = UNSEEN
+    agent_known: bool = True
+    """Whether an agent runs on the Pod's node, as far as its Pods tell."""
     bind: BindReport | Unreachable | None = None
     release: ReleaseReport | Unreachable | None = None
     cleared: StateReport | None = None

@@ -40,12 +40,14 @@ def with_release(
     state: SessionStatus, answer: ReleaseReport | Unreachable, *, now: datetime
 ) -> SessionStatus:
     """Enter what the agent said, or that it said nothing."""
+    # What was proven stays proven where nobody could look: only the clearing still waits.
+    # A look that finds something held again is another matter.
+    released = holds(state, ConditionType.GPU_RELEASED)
+    waiting = ConditionType.STATE_CLEARED if released else ConditionType.GPU_RELEASED
     if isinstance(answer, Unreachable):
-        # What was proven stays proven: then only the clearing waits for the agent.
-        released = holds(state, ConditionType.GPU_RELEASED)
         return with_condition(
             state,
-            ConditionType.STATE_CLEARED if released else ConditionType.GPU_RELEASED,
+            waiting,
             ConditionStatus.UNKNOWN,
             reason=Reason.AGENT_UNREACHABLE,
             message=answer.message,
@@ -55,7 +57,7 @@ def with_release(
         blind = answer.verdict is Verdict.UNKNOWN
         return with_condition(
             state,
-            ConditionType.GPU_RELEASED,
+            waiting if blind else ConditionType.GPU_RELEASED,
             ConditionStatus.UNKNOWN if blind else ConditionStatus.FALSE,
             reason=answer.reason,
             message=answer.message,

@@ -6,8 +6,8 @@ from gpusession.api.release import Verdict
 from gpusession.api.session import ConditionStatus, ConditionType, Reason, SessionStatus
 from gpusession.rules.actions import ClearState, Intent, RecordStatus, Release, Requeue, Step
 from gpusession.rules.conditions import holds, timestamp, with_condition
-from gpusession.rules.evidence import node_is_gone, pod_deletion, release_mode
-from gpusession.rules.observation import UNSEEN, Observation
+from gpusession.rules.evidence import is_out_of_service, node_is_gone, pod_deletion, release_mode
+from gpusession.rules.observation import UNSEEN, Observation, Unreachable
 from gpusession.rules.outcome import (
     destroyed,
     is_proven,
@@ -21,7 +21,7 @@ def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
     """Decide for a Session whose end has begun."""
     if is_proven(state):
         return destroyed(state, now=now), (RecordStatus(),)
-    if state.node_name is None or node_is_gone(state, seen):
+    if state.node_name is None or _nobody_can_tell(state, seen):
         return _end_without_agent(state, seen, now=now)
     if seen.release is None:
         if seen.pod is UNSEEN:
@@ -33,6 +33,15 @@ def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
         release = Release(intent, release_mode(state, seen, now=now))
         return state, (release,) if deletion is None else (deletion, release)
     return _close_or_wait(state, with_release(state, seen.release, now=now), seen, now=now)
+
+
+def _nobody_can_tell(state: SessionStatus, seen: Observation) -> bool:
+    """Tell whether the node is gone, and there is nothing that its agent could still say.
+
+    A Node object may be deleted while the machine lives on; then its agent knows better.
+    """
+    proven = holds(state, ConditionType.GPU_RELEASED) or is_out_of_service(seen)
+    return node_is_gone(state, seen) and (proven or isinstance(seen.release, Unreachable))
 
 
 def _end_without_agent(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:

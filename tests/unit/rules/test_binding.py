@@ -203,6 +203,18 @@ def test_session_ended_before_any_intent_was_never_bound(session: Any) -> None:
     assert actions == (RecordStatus(),)
 
 
+def test_without_an_agent_nothing_is_intended() -> None:
+    """A Pod on a node that no agent serves: the wait is visible, its end is free."""
+    waiting = make_session(metadata=held(None))
+
+    status, actions = decide(waiting, agent_known=False)
+    ended, _ = decide(make_session(metadata=held(None, deleted=True)), agent_known=False)
+
+    assert status.reason == Reason.AGENT_UNREACHABLE
+    assert actions == (RecordStatus(), Requeue())
+    assert ended.phase is Phase.DESTROYED
+
+
 def test_unbound_session_with_state_ends_when_its_keys_are_gone() -> None:
     """NotBound is entered at once, and the controller clears what no agent can."""
     keys = StateKeys(keys=("lab:chat:a",))
@@ -265,7 +277,7 @@ def test_pod_replaced_after_an_intent_is_first_proven_empty() -> None:
     """The bind of the old Pod may have begun: its own node's ledger knows."""
     _, actions = decide(make_session(Phase.PENDING), pod=REPLACED)
 
-    assert actions == (Release(INTENT, Mode.IF_BOUND),)
+    assert actions == (Release(INTENT, Mode.IF_BOUND, keeps_state=True),)
 
 
 def test_intent_moves_on_once_the_old_pod_is_proven_empty() -> None:

@@ -321,3 +321,20 @@ def test_destroyed_keeps_both_halves_of_the_evidence() -> None:
 
     assert holds(status, ConditionType.GPU_RELEASED)
     assert holds(status, ConditionType.STATE_CLEARED)
+
+
+def test_lost_finalizer_of_an_active_session_is_put_back() -> None:
+    """Whoever took it off, a bound Session must not vanish without its release."""
+    bare = make_session(Phase.ACTIVE, metadata=make_metadata(held=False))
+
+    assert decide(bare)[1] == (Hold(None),)
+
+
+def test_node_uid_that_was_not_seen_at_the_bind_is_noted_later() -> None:
+    """NodeGone by another UID rests on it."""
+    status = msgspec.structs.replace(make_status(Phase.ACTIVE), node_uid=None)
+
+    noted, actions = decide(make_session(status=status))
+
+    assert noted.node_uid == make_node().metadata.uid
+    assert actions == (RecordStatus(),)

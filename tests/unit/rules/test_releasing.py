@@ -188,6 +188,7 @@ def test_second_clearing_completes_and_keeps_the_count_of_the_first() -> None:
     assert status.release.keys_cleared == 5
 
 
+SILENT = Unreachable("nobody answers")
 LOST_NODES = {
     "gone": ABSENT,
     "replaced": make_node("n-2"),
@@ -198,9 +199,26 @@ each_lost_node = pytest.mark.parametrize("node", LOST_NODES.values(), ids=LOST_N
 
 @each_lost_node
 @pytest.mark.parametrize("pod", [make_pod(), ABSENT, UNSEEN], ids=["pod", "no pod", "unseen"])
-def test_lost_node_leaves_only_the_state_to_clear(node: Any, pod: Any) -> None:
-    """No agent is asked where none can answer; Redis is cleared from here."""
-    _, actions = decide(ENDING, node=node, pod=pod)
+def test_lost_node_without_agent_leaves_only_the_state_to_clear(node: Any, pod: Any) -> None:
+    """Where no agent answers any more, Redis is cleared from here."""
+    _, actions = decide(ENDING, node=node, pod=pod, release=SILENT)
+
+    assert actions == (ClearState(),)
+
+
+def test_agent_of_a_deleted_node_is_asked_first() -> None:
+    """The object went, the machine may live on: then its agent frees and sees."""
+    _, asked = decide(ENDING, node=ABSENT)
+    status, _ = decide(ENDING, node=ABSENT, release=make_release(Verdict.FREED))
+
+    assert isinstance(asked[-1], Release)
+    assert status.release is not None
+    assert status.release.verdict == Verdict.FREED
+
+
+def test_agent_of_a_node_that_is_out_of_service_is_not_asked() -> None:
+    """Somebody has declared that nothing runs there."""
+    _, actions = decide(ENDING, node=LOST_NODES["out of service"])
 
     assert actions == (ClearState(),)
 
@@ -208,7 +226,8 @@ def test_lost_node_leaves_only_the_state_to_clear(node: Any, pod: Any) -> None:
 @each_lost_node
 def test_lost_node_with_cleared_state_is_the_end(node: Any) -> None:
     """Memory does not outlive its machine: NodeGone, and never Freed."""
-    status, actions = decide(ENDING, node=node, cleared=make_clearing(keys_cleared=3))
+    cleared = make_clearing(keys_cleared=3)
+    status, actions = decide(ENDING, node=node, release=SILENT, cleared=cleared)
 
     assert status.phase is Phase.DESTROYED
     assert status.release is not None
@@ -220,12 +239,20 @@ def test_lost_node_without_redis_waits_for_redis() -> None:
     """The half that is proven is written, and the other one is tried again."""
     missing = make_clearing(cleared=False)
 
-    first = decide(ENDING, node=ABSENT, cleared=missing)
+    first = decide(ENDING, node=ABSENT, release=SILENT, cleared=missing)
     second = decide(after(ENDING, first), node=ABSENT, cleared=missing)
 
     assert first[0].phase is Phase.PENDING_DESTROY
     assert holds(first[0], ConditionType.GPU_RELEASED)
     assert (first[1], second[1]) == ((RecordStatus(), Requeue()), (Requeue(),))
+
+
+def test_blind_look_does_not_take_back_what_was_proven() -> None:
+    """Nobody could look again: the clearing waits, the verdict stands."""
+    status, _ = decide(half_done(), release=make_release(Verdict.UNKNOWN))
+
+    assert holds(status, ConditionType.GPU_RELEASED)
+    assert status.phase is Phase.PENDING_DESTROY
 
 
 def test_node_that_is_lost_after_the_release_does_not_change_its_verdict() -> None:
@@ -293,7 +320,7 @@ def test_override_of_a_lost_node_gives_up_on_its_state_only() -> None:
     """The memory is gone with the machine, whether Redis answers or not."""
     missing = make_clearing(cleared=False)
 
-    status, _ = decide(overridden(ENDING), node=ABSENT, cleared=missing)
+    status, _ = decide(overridden(ENDING), node=ABSENT, release=SILENT, cleared=missing)
 
     assert status.phase is Phase.DESTROYED
     assert status.release is not None

@@ -45,6 +45,12 @@ def test_cache_key_follows_every_source(changed: str, tmp_path: Path) -> None:
     assert assets.cache_key(module) != before
 
 
+def test_programs_of_nodes_are_a_build_of_their_own() -> None:
+    """Whoever needs no kubelet builds none, though one go.mod pins them all."""
+    assert assets.cache_key() != assets.cache_key(programs=assets.NODE_PROGRAMS)
+    assert not assets.KUBERNETES.keys() & assets.NODE_PROGRAMS.keys()
+
+
 def test_whole_kubebuilder_assets_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
