@@ -168,22 +168,23 @@ class Releaser:
 
     async def _never_bound(self, order: ReleaseOrder) -> ReleaseReport:
         """Answer for a Session that no bind ever reached; a late bind finds the row done."""
-        report = ReleaseReport(
-            session_uid=order.session_uid,
-            verdict=Verdict.NOT_BOUND,
-            reason=Reason.NOT_BOUND,
-            message="this node's ledger knows no bind of the Session",
-            state=await self._clear_state(order),
-        )
-        await self._ledger.settle(self._claim(order), report, done=True)
-        return report
+        message = "this node's ledger knows no bind of the Session"
+        return await self._close(order, Verdict.NOT_BOUND, Reason.NOT_BOUND, message=message)
 
     async def _never_had(self, order: ReleaseOrder) -> ReleaseReport:
+        """Answer for a Session whose Pod another one has."""
+        message = "the Pod is bound to another Session, and never was to this one"
+        return await self._close(order, Verdict.NOTHING_HELD, Reason.NOTHING_HELD, message=message)
+
+    async def _close(
+        self, order: ReleaseOrder, verdict: Verdict, reason: Reason, *, message: str
+    ) -> ReleaseReport:
+        """Close the books on a Session whose Pod is not to be touched."""
         report = ReleaseReport(
             session_uid=order.session_uid,
-            verdict=Verdict.NOTHING_HELD,
-            reason=Reason.NOTHING_HELD,
-            message="the Pod is bound to another Session, and never was to this one",
+            verdict=verdict,
+            reason=reason,
+            message=message,
             state=await self._clear_state(order),
         )
         await self._ledger.settle(self._claim(order), report, done=True)

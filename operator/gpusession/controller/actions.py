@@ -29,6 +29,7 @@ from gpusession.rules.actions import (
     DeletePod,
     DeleteSession,
     DropFinalizer,
+    Effect,
     ForgetRecord,
     Hold,
     OpenRecord,
@@ -43,22 +44,6 @@ STATE_TIMEOUT = timedelta(seconds=30)
 """For one clearing from here: a SCAN pass takes 1 s per million keys of the server."""
 
 log = structlog.get_logger()
-
-
-Effect = (
-    Hold
-    | Bind
-    | RecordStatus
-    | OpenRecord
-    | ForgetRecord
-    | DeletePod
-    | Release
-    | ClearState
-    | Announce
-    | DropFinalizer
-    | DeleteSession
-)
-"""Every action but Requeue, which is the worker's own."""
 
 
 @dataclass(frozen=True, slots=True)

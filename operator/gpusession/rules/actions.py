@@ -108,7 +108,7 @@ class Requeue:
     after: timedelta | None = None
 
 
-Action = (
+Effect = (
     Hold
     | Bind
     | RecordStatus
@@ -120,8 +120,11 @@ Action = (
     | Announce
     | DropFinalizer
     | DeleteSession
-    | Requeue
 )
+"""What changes the world."""
+
+Action = Effect | Requeue
+"""What a decision consists of; Requeue is the worker's own."""
 
 Step = tuple[SessionStatus, tuple[Action, ...]]
 """A decision: the status as it should be, and the effects that lead there, in order."""

@@ -5,39 +5,11 @@ from pathlib import Path
 
 import pytest
 from tests.support import assets
-from tests.support.cluster import Cluster, kube_client
 from tests.support.control_plane import ControlPlane
 from tests.support.controller_rig import ControllerRig, Surroundings
 from tests.support.redis_server import RedisServer
-from tests.support.session_api import create_namespace, remove_namespace
 
 PRODUCTS = sorted(assets.redis_servers())
-
-
-@pytest.fixture(scope="session")
-def controller_kubeconfig(
-    session_api: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Give the controller's own login, so that its RBAC is tested along."""
-    folder = tmp_path_factory.mktemp("accounts")
-    account = ("gpusession-system", "gpusession-controller")
-    return session_api.kubeconfig_for_service_account(*account, folder)
-
-
-@pytest.fixture(scope="module")
-def namespace(session_api: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Give a namespace for the module."""
-    name = "controller-" + request.path.stem.replace("_", "-")
-    create_namespace(session_api, name)
-    yield name
-    remove_namespace(session_api, name)
-
-
-@pytest.fixture
-async def cluster(session_api: ControlPlane, namespace: str) -> AsyncIterator[Cluster]:
-    """Give the namespace in the hands of an admin."""
-    async with kube_client(session_api.admin_kubeconfig) as admin:
-        yield Cluster(admin, namespace)
 
 
 @pytest.fixture
