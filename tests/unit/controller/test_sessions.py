@@ -133,3 +133,24 @@ def test_session_without_a_version_is_the_oldest() -> None:
     cache.keep(bare)
 
     assert cache.keep(session(1))
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["event", "answer"])
+def test_buried_session_does_not_come_back(cache: SessionCache, *, watched: bool) -> None:
+    """Events and answers that were on their way when it went are of the past."""
+    cache.bury("s-1")
+
+    assert not cache.keep(session(11), watched=watched)
+    assert "s-1" not in cache
+
+
+def test_burial_is_forgotten_once_a_list_is_without_it(cache: SessionCache) -> None:
+    """The memory of the dead is bounded by one sweep."""
+    cache.bury("s-1")
+    cache.exhume(listed={"s-1"})
+    still = cache.keep(session(11))
+
+    cache.exhume(listed=set())
+
+    assert not still
+    assert cache.keep(session(12))

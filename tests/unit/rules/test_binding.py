@@ -203,6 +203,14 @@ def test_session_ended_before_any_intent_was_never_bound(session: Any) -> None:
     assert actions == (RecordStatus(),)
 
 
+def test_finalizer_of_a_session_without_an_agent_carries_no_intent() -> None:
+    """The Pod has a node, but nobody there could begin anything."""
+    first_sight = make_session(metadata=held(None, held=False))
+
+    assert decide(first_sight, agent_known=False)[1] == (Hold(None),)
+    assert decide(first_sight)[1] == (Hold(INTENT),)
+
+
 def test_without_an_agent_nothing_is_intended() -> None:
     """A Pod on a node that no agent serves: the wait is visible, its end is free."""
     waiting = make_session(metadata=held(None))

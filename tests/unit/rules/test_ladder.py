@@ -14,6 +14,7 @@ from gpusession.rules.ladder import (
     Evidence,
     Limits,
     StageName,
+    is_clean,
     judge,
     rungs,
     spacing,
@@ -85,6 +86,25 @@ def test_verdict(seen: dict[str, object], verdict: Verdict, reason: Reason) -> N
 
     assert (judgement.verdict, judgement.reason) == (verdict, reason)
     assert judgement.message
+
+
+@pytest.mark.parametrize(
+    ("seen", "clean"),
+    [
+        ({}, True),
+        ({"holding": 1}, False),
+        ({"alive": 1}, False),
+        ({"unattributed": 1}, False),
+        ({"unlisted_bytes": IDLE_TOLERANCE}, True),
+        ({"unlisted_bytes": IDLE_TOLERANCE + 1}, False),
+    ],
+    ids=str,
+)
+def test_clean_look(seen: dict[str, int], clean: object) -> None:
+    """A look is clean when nothing of the Session is left, listed or not."""
+    nothing = {"holding": 0, "alive": 0, "unattributed": 0, "unlisted_bytes": 0}
+
+    assert is_clean(**(nothing | seen)) is clean
 
 
 @given(evidences)
