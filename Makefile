@@ -46,13 +46,25 @@ test: test-unit test-integration ## All tests
 test-unit: $(READY) ## Pure rules and small parts: no sockets, under 10 s
 	@$(BIN)/pytest tests/unit
 
+.PHONY: test-assets
+test-assets: assets ## What the tests need beside: Helm, built once per machine
+	@$(BIN)/python -m tests.support.helm_tool
+
 .PHONY: test-integration
-test-integration: assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
+test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
 	@$(BIN)/pytest tests/integration tests/e2e
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## The agent's tests on a real NVIDIA GPU
 	@$(BIN)/pytest tests/gpu
+
+.PHONY: image
+image: $(READY) ## The image localhost/gpusession:dev and its tar in dist/; BASE=debian needs no registry
+	@$(BIN)/python -m tests.support.image $(if $(BASE),--base $(BASE))
+
+.PHONY: test-image
+test-image: $(READY) ## Build the image from Debian packages and look into it (root)
+	@$(BIN)/pytest tests/cluster/test_image.py
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import layers, spelling, sizes
@@ -70,8 +82,12 @@ fix: $(READY) ## Format, and mend what ruff can mend
 
 .PHONY: lock
 lock: | $(UV) ## Resolve requirements/*.txt anew from pyproject.toml; no addresses, all hashes
-	@for group in dev go cc uv; do \
-	  args=$$([ $$group = dev ] && echo "pyproject.toml --group dev" || echo "--group pyproject.toml:$$group"); \
+	@for group in dev go cc uv cluster runtime; do \
+	  case $$group in \
+	    dev) args="pyproject.toml --group dev" ;; \
+	    runtime) args="pyproject.toml --constraints requirements/dev.txt" ;; \
+	    *) args="--group pyproject.toml:$$group" ;; \
+	  esac; \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	    $$args -o requirements/$$group.txt; \
 	done

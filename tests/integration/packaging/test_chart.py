@@ -47,8 +47,12 @@ def test_its_crd_is_a_copy() -> None:
             ["--set=finalizerAtCreation=never", "--set=agent.runtimeClassName=nvidia"],
             ["nvidia-runtime"],
         ),
+        (
+            ["--set=finalizerAtCreation=never", "--set=agent.cgroupV1=true"],
+            ["cgroup-v1"],
+        ),
     ],
-    ids=["defaults", "finalizer", "cert-manager", "runtime class"],
+    ids=["defaults", "finalizer", "cert-manager", "runtime class", "cgroup v1"],
 )
 def test_it_makes_the_same_objects_as_the_manifests(
     charted: Render, kustomized: Render, options: list[str], components: list[str]

@@ -21,7 +21,7 @@ from gpusession.settings import AgentSettings, ControllerSettings
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
-COMPONENTS = ("gpu-nodes", "nvidia-runtime", "redis", "finalizer-at-creation")
+COMPONENTS = ("gpu-nodes", "nvidia-runtime", "cgroup-v1", "redis", "finalizer-at-creation")
 """Those that need nothing beyond Kubernetes itself."""
 
 SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"

@@ -1,0 +1,60 @@
+"""A Helm release in a control plane of its own: installed, and taken away again."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from tests.support.control_plane import ControlPlane
+from tests.support.helm_tool import helm_tool
+from tests.support.session_api import CRD, MANIFESTS
+from tests.support.toolchain import REPOSITORY
+
+RELEASE = ("gpusession", "--namespace=gpusession-system")
+CHART = REPOSITORY / "charts" / "gpusession"
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    """Give a control plane with the two namespaces and nothing else of ours."""
+    helm_tool()
+    with ControlPlane() as plane:
+        plane.kubectl("apply", "-f", MANIFESTS / "00-namespaces.yaml")
+        yield plane
+
+
+def helm(plane: ControlPlane, *arguments: str | os.PathLike[str]) -> str:
+    """Run Helm as admin, apart from the user's own settings."""
+    own = {"HELM_CACHE_HOME": str(plane.workdir), "HELM_CONFIG_HOME": str(plane.workdir)}
+    done = subprocess.run(
+        [helm_tool(), *arguments, f"--kubeconfig={plane.admin_kubeconfig}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | own,
+    )
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def ours(plane: ControlPlane, kinds: str) -> set[str]:
+    """Name the objects of some kinds that are ours."""
+    found = plane.kubectl("get", kinds, "-A", "-o=name").stdout.split()
+    return {name.rpartition("/")[2] for name in found if "gpusession" in name}
+
+
+@pytest.mark.timeout(60)
+def test_a_release_leaves_what_sessions_need_to_outlive_it(plane: ControlPlane) -> None:
+    """CRD and namespaces stay after uninstall; workloads and policies go."""
+    helm(plane, "install", *RELEASE, CHART, "--set=agentNamespace.create=false")
+    helm(plane, "upgrade", *RELEASE, CHART, "--set=agentNamespace.create=false")
+    workloads = ours(plane, "deployments,daemonsets")
+    policies = ours(plane, "validatingadmissionpolicies,mutatingadmissionpolicies")
+    assert workloads == {"gpusession-controller", "gpusession-agent"}
+    assert len(policies) == 5
+
+    helm(plane, "uninstall", *RELEASE)
+
+    assert ours(plane, "validatingadmissionpolicies,mutatingadmissionpolicies") == set()
+    assert ours(plane, "namespaces") == {"gpusession-system", "gpusession-agents"}
+    plane.kubectl("get", "-f", CRD)
