@@ -68,7 +68,7 @@ async def until(predicate: Callable[[], object], *, what: str) -> None:
     """Wait until something is so; whoever makes it so runs in this loop."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not predicate():  # noqa: ASYNC110 - whoever makes it so tells nobody
+            while not predicate():
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{what}: not within {PATIENCE:g} s") from None
