@@ -66,6 +66,22 @@ image: $(READY) ## The image localhost/gpusession:dev and its tar in dist/; BASE
 test-image: $(READY) ## Build the image from Debian packages and look into it (root)
 	@$(BIN)/pytest tests/cluster/test_image.py
 
+.PHONY: cluster-packages
+cluster-packages: $(READY) ## Install the Debian packages of a real node (root)
+	@$(BIN)/python -m tests.cluster packages
+
+.PHONY: cluster-up
+cluster-up: cluster-packages assets ## A real two-node Kubernetes on this machine: kubelets, containerd (root)
+	@$(BIN)/python -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: $(READY) ## Take it down, from any shell; nothing stays
+	@$(BIN)/python -m tests.cluster down
+
+.PHONY: test-cluster
+test-cluster: cluster-packages assets ## Tests on the real cluster and of the image (root)
+	@$(BIN)/pytest tests/cluster
+
 .PHONY: check
 check: $(READY) ## Lint, format, types, import layers, spelling, sizes
 	@$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.processes import Process
@@ -32,11 +33,18 @@ KUBERNETES = {
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
+NODE_PROGRAMS = {
+    "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+}
+"""What a cluster with real nodes needs besides; nobody else has to build it."""
+
 OLDEST_REDIS = (7, 0)
 """The scripts call PEXPIREAT's and ZADD's options of Redis 7."""
 
 BUILD_SECONDS = 3600.0
-"""All four took 5 minutes on two busy cores; a slow machine may need ten times that."""
+"""All of one shelf took 5 minutes on two busy cores; a slow machine may need ten times that."""
 
 
 def go_version_needed(go_mod: str) -> tuple[int, ...]:
@@ -50,8 +58,8 @@ def linker_flags(go_mod: str) -> str:
     found = re.search(
         r"^(?:require|\s)\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)$", go_mod, re.MULTILINE
     )
-    if found is None:
-        raise AssetMissingError(f"{MODULE}/go.mod requires no k8s.io/kubernetes")
+    if found is None:  # another module of ours: its programs carry their version themselves
+        return "-s -w"
     values = {
         "gitVersion": found.group(1),
         "gitMajor": found.group(2),
@@ -62,18 +70,19 @@ def linker_flags(go_mod: str) -> str:
     return " ".join(["-s", "-w", *stamps])
 
 
-def cache_key(module: Path = MODULE) -> str:
+def cache_key(module: Path = MODULE, programs: Mapping[str, str] = KUBERNETES) -> str:
     """Name a build: it changes with the pinned sources, the programs and the flags."""
-    sources = [(module / name).read_bytes() for name in ("go.mod", "go.sum", "tools.go")]
-    return digest(*sources, linker_flags(sources[0].decode()).encode(), str(KUBERNETES).encode())
+    names = ["go.mod", "go.sum", *sorted(path.name for path in module.glob("*.go"))]
+    sources = [(module / name).read_bytes() for name in names]
+    return digest(*sources, linker_flags(sources[0].decode()).encode(), str(programs).encode())
 
 
-def _holds_kubernetes(folder: Path) -> bool:
-    return all(os.access(folder / name, os.X_OK) for name in KUBERNETES)
+def _holds(folder: Path, programs: Mapping[str, str]) -> bool:
+    return all(os.access(folder / name, os.X_OK) for name in programs)
 
 
-def _build(folder: Path) -> None:
-    go_mod = (MODULE / "go.mod").read_text(encoding="utf-8")
+def _build(folder: Path, module: Path, programs: Mapping[str, str]) -> None:
+    go_mod = (module / "go.mod").read_text(encoding="utf-8")
     go = go_tool(go_version_needed(go_mod))
     # A workspace, a toolchain switch or flags of the caller would make another build of it.
     settings = {
@@ -83,13 +92,25 @@ def _build(folder: Path) -> None:
         "GOWORK": "off",
     }
     env = {key: value for key, value in os.environ.items() if key != "GOROOT"} | settings
-    for number, (name, package) in enumerate(KUBERNETES.items(), start=1):
+    for number, (name, package) in enumerate(programs.items(), start=1):
         argv = [go, "build", "-trimpath", "-ldflags", linker_flags(go_mod)]
         argv += ["-o", folder / name, package]
-        build = Process(argv, log=folder / f"{name}.build.log", env=env, cwd=MODULE)
-        with progress(f"building {name} ({number} of {len(KUBERNETES)}, once per machine)"), build:
+        build = Process(argv, log=folder / f"{name}.build.log", env=env, cwd=module)
+        with progress(f"building {name} ({number} of {len(programs)}, once per machine)"), build:
             if build.wait(BUILD_SECONDS):
                 raise AssetMissingError(f"building {name} failed:\n{build.log_tail(40)}")
+
+
+def built(shelf: str, module: Path, programs: Mapping[str, str]) -> Path:
+    """Give a folder with programs of a Go module: from our cache's shelf, else built: minutes."""
+    target = cache_root() / shelf / cache_key(module, programs)
+    if not _holds(target, programs):
+        with published(target) as folder:
+            if folder is not None:
+                _build(folder, module, programs)
+    if not _holds(target, programs):
+        raise AssetMissingError(f"{target} lacks programs: delete it and run again")
+    return target
 
 
 def kubernetes_assets() -> Path:
@@ -99,16 +120,14 @@ def kubernetes_assets() -> Path:
     manager), else our cache, else they are built from the pinned Go modules: minutes.
     """
     chosen = os.environ.get("KUBEBUILDER_ASSETS")
-    if chosen and _holds_kubernetes(Path(chosen)):
+    if chosen and _holds(Path(chosen), KUBERNETES):
         return Path(chosen).resolve()
-    target = cache_root() / "kubernetes" / cache_key()
-    if not _holds_kubernetes(target):
-        with published(target) as folder:
-            if folder is not None:
-                _build(folder)
-    if not _holds_kubernetes(target):
-        raise AssetMissingError(f"{target} lacks programs: delete it and run again")
-    return target
+    return built("kubernetes", MODULE, KUBERNETES)
+
+
+def cluster_assets() -> Path:
+    """Give a folder with kubelet, kube-proxy and kube-scheduler of the same pinned Kubernetes."""
+    return built("kubernetes-node", MODULE, NODE_PROGRAMS)
 
 
 def _redis() -> Path | None:

@@ -2,6 +2,7 @@
 
 etcd, kube-apiserver and kube-controller-manager run; no scheduler and no kubelet does, so
 tests and demo place Pods and report their status themselves. Several run side by side.
+tests/cluster gives it another Site, with a scheduler and real nodes.
 """
 
 import http.client
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Self
 
 from tests.support import audit_log, kubeconfig
-from tests.support.control_plane_programs import HOST, Programs
+from tests.support.control_plane_programs import Programs, Site
+from tests.support.kubectl import Kubectl
+from tests.support.network import inside
 from tests.support.pki import Certificate
 from tests.support.processes import Process, ProcessFailedError, free_port, wait_until
 from tests.support.progress import progress
@@ -41,7 +44,14 @@ class ControlPlane:
     ca_file: Path
     server: str
 
-    def __init__(self, workdir: Path | None = None, *, node_grace_seconds: int = 16) -> None:
+    def __init__(
+        self,
+        workdir: Path | None = None,
+        *,
+        node_grace_seconds: int = 16,
+        site: Site | None = None,
+    ) -> None:
+        self.site = site or Site()
         self._owns_workdir = workdir is None
         self.workdir = (workdir or Path(tempfile.mkdtemp(prefix="gpusession-"))).resolve()
         self.workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -59,8 +69,8 @@ class ControlPlane:
         self.stop()
 
     def start(self) -> None:
-        """Start the three programs; return when default ServiceAccount and root CA are there."""
-        self._programs = Programs.prepare(self.workdir)
+        """Start the programs; return when default ServiceAccount and root CA are there."""
+        self._programs = Programs.prepare(self.workdir, self.site)
         self.audit_log = self._programs.audit_log
         self.ca_file = self._programs.authority.ca_file
         self._tls = ssl.create_default_context(cafile=self.ca_file)
@@ -74,7 +84,7 @@ class ControlPlane:
         port, *_ = self._start(
             "kube-apiserver", lambda port: programs.apiserver(port, etcd_port), ready="/readyz"
         )
-        self.server = f"https://{HOST}:{port}"
+        self.server = f"https://{self.site.host}:{port}"
         self.admin_kubeconfig = kubeconfig.by_certificate(
             self.workdir / "admin.kubeconfig",
             server=self.server,
@@ -86,6 +96,8 @@ class ControlPlane:
             "kube-controller-manager",
             lambda own: programs.controller_manager(own, self.server, grace),
         )
+        if self.site.real_nodes:
+            self._start("kube-scheduler", lambda own: programs.scheduler(own, self.server))
         wait_until(
             lambda: (
                 self._get(port, "/api/v1/namespaces/default/serviceaccounts/default") == 200
@@ -103,7 +115,12 @@ class ControlPlane:
         """Start one program on free ports and give them; again if another took one."""
         for attempt in range(PORT_ATTEMPTS):
             chosen = [free_port() for _ in range(ports)]
-            process = Process(command(*chosen), log=self.workdir / f"{name}.{attempt}.log")
+            process = Process(
+                [*self.site.prefix, *command(*chosen)],
+                log=self.workdir / f"{name}.{attempt}.log",
+                outlives=self.site.outlives,
+            )
+            process.name = name
             self.processes[name] = process
             process.start()
             try:
@@ -126,7 +143,12 @@ class ControlPlane:
         )
 
     def _get(self, port: int, path: str) -> int:
-        connection = http.client.HTTPSConnection(HOST, port, context=self._tls, timeout=5)
+        if self.site.network is not None:
+            return inside(self.site.network, lambda: self._get_here(port, path))
+        return self._get_here(port, path)
+
+    def _get_here(self, port: int, path: str) -> int:
+        connection = http.client.HTTPSConnection(self.site.host, port, context=self._tls, timeout=5)
         try:
             connection.request("GET", path)
             return connection.getresponse().status
@@ -151,19 +173,12 @@ class ControlPlane:
         kubeconfig: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl, as admin or with another kubeconfig, apart from the user's own settings."""
-        own = [f"--kubeconfig={kubeconfig or self.admin_kubeconfig}"]
-        own.append(f"--cache-dir={self.workdir / 'kubectl-cache'}")
-        done = subprocess.run(
-            [self._programs.binaries / "kubectl", *own, *arguments],
-            input=input,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"KUBERC": "off"},
-        )
-        if check and done.returncode:
-            raise ProcessFailedError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr}")
-        return done
+        return Kubectl(
+            self._programs.binaries / "kubectl",
+            self.admin_kubeconfig,
+            self.workdir / "kubectl-cache",
+            tuple(self.site.prefix),
+        )(*arguments, input=input, check=check, kubeconfig=kubeconfig)
 
     def certificate(self, common_name: str, sans: Iterable[str] = ()) -> Certificate:
         """Sign a certificate, for serving or calling, with the cluster's own authority."""
@@ -171,11 +186,15 @@ class ControlPlane:
 
     def kubeconfig_for_node(self, node: str) -> Path:
         """Write the kubeconfig of a kubelet, held to its own node by NodeRestriction."""
+        return self.kubeconfig_for_user(f"system:node:{node}", organization="system:nodes")
+
+    def kubeconfig_for_user(self, user: str, *, organization: str | None = None) -> Path:
+        """Write the kubeconfig of a user, perhaps in a group, that logs in by certificate."""
         return kubeconfig.by_certificate(
-            self.workdir / f"{node}.kubeconfig",
+            self.workdir / f"{user.replace(':', '-')}.kubeconfig",
             server=self.server,
             ca_file=self.ca_file,
-            pair=self._programs.authority.issue(f"system:node:{node}", organization="system:nodes"),
+            pair=self._programs.authority.issue(user, organization=organization),
         )
 
     def service_account_token(self, namespace: str, name: str, audience: str) -> Path:

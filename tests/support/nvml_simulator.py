@@ -6,6 +6,7 @@ documents the files in between. Nothing here imports pynvml or the product.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import secrets
@@ -53,7 +54,8 @@ class SimulatedNode:
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
-        (state_dir / "allocations").mkdir(parents=True, exist_ok=True)
+        for folder in ("allocations", "locks"):
+            (state_dir / folder).mkdir(parents=True, exist_ok=True)
         devices = state_dir / "devices"
         self._devices = devices.read_text().splitlines() if devices.exists() else []
         self._faults: list[str] = []
@@ -123,16 +125,25 @@ def hold(state_dir: Path, uuid: str, size: int | None, *, kind: str = "compute")
     """
     pid = os.getpid()
     born = start_time(pid)
-    return write_row(state_dir, uuid, size, kind=kind, pid=pid, born=born)
+    token = secrets.token_hex(4)
+    _lock(state_dir / "locks" / f"{pid}-{born}-{token}")
+    return write_row(state_dir, uuid, size, kind=kind, pid=pid, born=born, token=token)
 
 
 def write_row(
-    state_dir: Path, uuid: str, size: int | None, *, kind: str, pid: int, born: int
+    state_dir: Path,
+    uuid: str,
+    size: int | None,
+    *,
+    kind: str,
+    pid: int,
+    born: int,
+    token: str = "",
 ) -> Path:
     """Say that a process holds memory, as of this pid namespace; `hold` is for workloads."""
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     held = _SIZE_UNKNOWN if size is None else size
-    row = state_dir / "allocations" / f"{pid}-{born}-{secrets.token_hex(4)}"
+    row = state_dir / "allocations" / f"{pid}-{born}-{token or secrets.token_hex(4)}"
     whole_gpu = 2**32 - 1
     _replace(row, f"{uuid} {kind} {pid} {born} {held} {whole_gpu} {whole_gpu} {namespace}\n")
     return row
@@ -141,6 +152,20 @@ def write_row(
 def release_hold(row: Path) -> None:
     """Give back what `hold` took, as a workload does that frees memory and lives on."""
     row.unlink(missing_ok=True)
+    lock = row.parents[1] / "locks" / row.name
+    lock.unlink(missing_ok=True)
+    if lock in _locks:
+        os.close(_locks.pop(lock))
+
+
+_locks: dict[Path, int] = {}
+"""The descriptors whose locks tell other pid namespaces that this process lives."""
+
+
+def _lock(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    _locks[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.lockf(_locks[path], fcntl.LOCK_EX)
 
 
 def _replace(path: Path, text: str) -> None:

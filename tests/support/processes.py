@@ -25,9 +25,10 @@ POLL_SECONDS = 0.02
 # so that case is looked for; Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on.
 _LAUNCHER = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the harness is gone")
+if sys.argv[1] != "0":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the harness is gone")
 for number in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(number, signal.SIG_DFL)
 try:
@@ -79,7 +80,10 @@ def free_port() -> int:
 
 
 class Process:
-    """One program: started, watched, ended; it may be started again afterwards."""
+    """One program: started, watched, ended; it may be started again afterwards.
+
+    One that outlives this process is for those who write down its pid and start time.
+    """
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class Process:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        outlives: bool = False,
     ) -> None:
         self.argv = [os.fspath(part) for part in argv]
         self.name = Path(self.argv[0]).name
@@ -96,6 +101,7 @@ class Process:
         self.started: int | None = None
         self._env = dict(env) if env is not None else None
         self._cwd = cwd
+        self._outlives = outlives
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -107,7 +113,13 @@ class Process:
 
     def behind(self, *prefix: str) -> "Process":
         """Give the same program, to be started by another one such as `unshare`."""
-        return Process([*prefix, *self.argv], log=self.log, env=self._env, cwd=self._cwd)
+        return Process(
+            [*prefix, *self.argv],
+            log=self.log,
+            env=self._env,
+            cwd=self._cwd,
+            outlives=self._outlives,
+        )
 
     def start(self) -> None:
         """Start the program; its output is appended to the log."""
@@ -118,7 +130,8 @@ class Process:
         self.started = start_time(self.pid)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        parent = 0 if self._outlives else os.getpid()
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(parent)]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 [*launcher, *self.argv],

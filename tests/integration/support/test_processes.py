@@ -57,6 +57,21 @@ def test_killed_harness_leaves_no_process() -> None:
     wait_until(lambda: ended(pid), timeout=5, what="the orphan to end")
 
 
+def test_program_that_outlives_stays_behind_a_killed_harness() -> None:
+    """Whoever asks for it has to end it, by the pid and start time that it wrote down."""
+    script = HARNESS.replace('log=Path("/dev/null")', 'log=Path("/dev/null"), outlives=True')
+    harness = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    with harness:
+        pid = int(harness.stdout.readline())
+
+        harness.kill()
+
+    assert not ended(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_stop_ends_the_whole_group(log: Path) -> None:
     """Children of a stopped program do not stay behind, even if they ignore SIGTERM."""
     script = "trap '' TERM; sleep 600 & echo $!; trap - TERM; wait"

@@ -173,10 +173,41 @@ static long long dead_for_ms(int dead, const char *name)
     return clock_ms(CLOCK_REALTIME) - milliseconds(marker.st_mtim);
 }
 
-static bool is_held(int node, int allocations, const char *name, const Row *row)
+/*
+ * Whether a process of another pid namespace still holds a row. The kernel drops its lock when it
+ * dies, and names the owner in our own numbers, with 0 for one that this namespace cannot see.
+ */
+static bool is_locked(int node, int allocations, const char *name, Row *row)
 {
-    /* Nobody can tell from here whether a process in another namespace lives: it holds. */
-    if (!row->is_visible || is_alive(row->pid, row->start_time))
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int locks = openat(node, "locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(locks, name, O_RDONLY | O_CLOEXEC);
+    close(locks);
+    if (fd < 0) /* never locked, so nobody can tell from here; or given back just now */
+        return faccessat(allocations, name, F_OK, 0) == 0;
+    bool answered = fcntl(fd, F_GETLK, &lock) == 0;
+    close(fd);
+    if (!answered)
+        return true;
+    if (lock.l_type == F_UNLCK) /* nobody's, or the asker's own: of those it is silent */
+        return row->pid == (unsigned)getpid() && is_alive(row->pid, row->start_time);
+    row->pid = (unsigned)lock.l_pid;
+    row->is_visible = lock.l_pid > 0;
+    return true;
+}
+
+static void forget(int node, const char *directory, const char *name)
+{
+    int fd = openat(node, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    unlinkat(fd, name, 0);
+    close(fd);
+}
+
+static bool is_held(int node, int allocations, const char *name, Row *row)
+{
+    bool lives = row->is_visible ? is_alive(row->pid, row->start_time)
+                                 : is_locked(node, allocations, name, row);
+    if (lives)
         return true;
     long long lag_ms = read_lag_ms(node);
     mkdirat(node, "dead", 0777);
@@ -185,6 +216,7 @@ static bool is_held(int node, int allocations, const char *name, const Row *row)
     if (!lingers) { /* for good: the name carries the start time and never comes back */
         unlinkat(allocations, name, 0);
         unlinkat(dead, name, 0);
+        forget(node, "locks", name);
     }
     close(dead);
     return lingers;

@@ -6,6 +6,7 @@
  *   devices        a line per GPU, parted by tabs: uuid name minor pci-bus-id total-bytes base-bytes
  *   allocations/   a file per allocation, named pid-starttime-token, one line:
  *                  uuid compute|graphics|mps pid start-time bytes gi ci pid-namespace-inode
+ *   locks/         a file beside each allocation, with a POSIX lock of the process that holds it
  *   faults         a line per rule: symbol|* uuid|* return|hide rc delay-ms   (optional)
  *   lag_ms         how long memory outlives the first look at its dead process (optional)
  *   dead/          written here: when a process was first seen dead, as the time of a file
@@ -14,9 +15,12 @@
  * the process with that pid and that start time (field 22 of /proc/PID/stat) is alive: a
  * reused pid is another process, and a zombie without other threads has closed its files.
  *
- * As with the real driver, memory of a process in another pid namespace is in use, but the
- * process is left out of the lists, with success. One limit: the driver also translates pids
- * of child namespaces, and this simulator does not.
+ * As with the real driver, a process of a child pid namespace is listed with the pid that the
+ * caller's namespace has for it. Of one in any other namespace the memory is in use, but the
+ * process is left out of the lists, with success. Both come from the kernel, which tells everybody
+ * the owner of a lock in the asker's numbers: no right to look into the process is needed. Only
+ * rows of another namespace need their lock, and only theirs is opened: a process that closes
+ * any descriptor of a file loses its POSIX locks on it.
  */
 #ifndef NODE_H
 #define NODE_H
