@@ -6,6 +6,7 @@ of stdout is JSON.
 
 import argparse
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -32,9 +33,15 @@ def main() -> int:
     with OperatorStack() as stack:
         ok, line = _tell(stack)
     if asked.picture:
-        console.save_svg(str(asked.picture), title="make demo")
+        _draw(asked.picture)
     print(line, flush=True)
     return 0 if ok else 1
+
+
+def _draw(picture: Path) -> None:
+    """Keep what was told as a picture that loads nothing: its font is the reader's own."""
+    svg = console.export_svg(title="make demo")
+    picture.write_text(re.sub(r"@font-face \{[^}]*\}", "", svg).replace("Fira Code", "monospace"))
 
 
 def _tell(stack: OperatorStack) -> tuple[bool, str]:
