@@ -1,6 +1,6 @@
-"""A fake of the neighbour kube-apiserver: real HTTP, three answers, everything else 404.
+"""A fake of the neighbour kube-apiserver: real HTTP, a few answers, everything else 404.
 
-It serves a Pod, the list of Sessions and a TokenReview, from what a test wrote into it. For tests
+It serves Pods, Sessions and TokenReviews, from what a test wrote into it. For tests
 of the agent, which says nothing else to the apiserver; the real one has tests of its own.
 """
 
@@ -22,6 +22,7 @@ class FakeApiserver:
         self.sessions: list[Object] = []
         self.tokens: dict[str, tuple[str, list[str]]] = {}
         self.is_down = False
+        self.hides_sessions = False
         self.knows_audiences = True
         self.requests: Counter[str] = Counter()
         self.url = ""
@@ -30,7 +31,9 @@ class FakeApiserver:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}", self._pod)
-        app.router.add_get("/apis/gpusession.dev/v1alpha1/sessions", self._sessions)
+        sessions = "/apis/gpusession.dev/v1alpha1"
+        app.router.add_get(f"{sessions}/sessions", self._sessions)
+        app.router.add_get(f"{sessions}/namespaces/{{namespace}}/sessions/{{name}}", self._session)
         app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -78,6 +81,14 @@ class FakeApiserver:
         if self.is_down:
             return _status(503)
         return web.json_response({"metadata": {}, "items": self.sessions})
+
+    async def _session(self, request: web.Request) -> web.Response:
+        if self.is_down or self.hides_sessions:
+            return _status(503)
+        for session in self.sessions:
+            if session["metadata"]["name"] == request.match_info["name"]:
+                return web.json_response(session)
+        return _status(404)
 
     async def _review(self, request: web.Request) -> web.Response:
         self.requests["review"] += 1

@@ -1,15 +1,19 @@
 """Binds a Session to a Pod of this node: from then on the ledger watches what it holds."""
 
+import msgspec
+
 from gpusession.agent.gpu_view import GpuView, Scene, sighting_of
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Claim, Row, RowState
 from gpusession.agent.nvml import Blind
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import refusal_of_bind
-from gpusession.api.release import BindReport, BindRequest
-from gpusession.api.session import Reason
+from gpusession.api.release import BindReport, BindRequest, ReleaseReport, StateReport, Verdict
+from gpusession.api.session import Phase, Reason, Session
 from gpusession.kube.reader import KubeReader
 from gpusession.metrics import BINDS
+
+_session = msgspec.json.Decoder(Session)
 
 
 class Binder:
@@ -69,7 +73,10 @@ class Binder:
             boot_id=self._boot_id,
         )
         baseline = {stranger.id for stranger in sighting.strangers if stranger.id is not None}
-        if not await self._ledger.bind(claim, baseline=baseline):
+        bound = await self._ledger.bind(claim, baseline=baseline)
+        if not bound and await self._has_closed_a_dead_claim(request.pod_uid):
+            bound = await self._ledger.bind(claim, baseline=baseline)
+        if not bound:
             return _refused(Reason.POD_IN_USE, "another Session has this Pod")
         seen = {request.session_uid: (sighting.gpu_uuids, sighting.memory_bytes)}
         await self._ledger.sight(seen)
@@ -80,6 +87,35 @@ class Binder:
             memory_bytes=sighting.memory_bytes,
             boot_id=self._boot_id,
         )
+
+    async def _has_closed_a_dead_claim(self, pod_uid: str) -> bool:
+        """Close the claim of a Session that ended without this agent, and tell whether it did.
+
+        1. The agent was away. 2. A human gave up on the evidence, so the Session went.
+        3. Its row would keep the Pod from everybody, for ever.
+        """
+        uid = await self._ledger.living_of_pod(pod_uid)
+        row = None if uid is None else await self._ledger.find(uid)
+        if row is None:
+            return False
+        body = await self._reader.session(row.claim.namespace, row.claim.name)
+        if body is not None and _lives(_session.decode(body), row.session_uid):
+            return False
+        message = "the Session ended without this agent"
+        report = ReleaseReport(
+            session_uid=row.session_uid,
+            verdict=Verdict.OVERRIDDEN,
+            reason=Reason.OVERRIDDEN,
+            message=message,
+            state=StateReport(cleared=False, reason=Reason.OVERRIDDEN, message=message),
+        )
+        await self._ledger.settle(row.claim, report, done=True)
+        return True
+
+
+def _lives(found: Session, uid: str) -> bool:
+    """Tell whether this is the very Session, and not at its end."""
+    return found.metadata.uid == uid and found.status.phase is not Phase.DESTROYED
 
 
 def _refusal_of_row(row: Row, request: BindRequest) -> tuple[Reason, str] | None:

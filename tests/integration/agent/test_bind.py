@@ -110,12 +110,56 @@ async def test_a_node_that_cannot_be_observed_binds_nothing(
     assert report.message
 
 
-async def test_a_second_session_gets_pod_in_use(rig: AgentRig) -> None:
-    """One Session for a Pod."""
+def _owner(uid: str, phase: str) -> dict[str, object]:
+    """Give the Session that has the Pod, as the apiserver knows it."""
+    return {
+        "metadata": {"name": "session", "namespace": "default", "uid": uid},
+        "spec": {"podRefs": [{"name": "pod"}]},
+        "status": {"phase": phase},
+    }
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Active", "PendingDestroy"])
+async def test_a_second_session_gets_pod_in_use(rig: AgentRig, phase: str) -> None:
+    """One Session for a Pod, as long as the first one lives."""
+    rig.apiserver.sessions = [_owner("session-1", phase)]
     pod = await rig.start_pod(memory="0")
     await rig.binder.bind(rig.bind_request(pod))
 
     assert (await rig.binder.bind(rig.bind_request(pod, "session-2"))).reason is Reason.POD_IN_USE
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [[], [_owner("a namesake", "Active")], [_owner("session-1", "Destroyed")]],
+    ids=["gone", "namesake", "destroyed"],
+)
+async def test_a_claim_whose_session_has_ended_is_closed(
+    rig: AgentRig, sessions: list[dict[str, object]]
+) -> None:
+    """It ended while the agent was away; its row must not keep the Pod for ever."""
+    pod = await rig.start_pod(memory="0")
+    await rig.binder.bind(rig.bind_request(pod))
+    rig.apiserver.sessions = sessions
+
+    report = await rig.binder.bind(rig.bind_request(pod, "session-2"))
+
+    assert report.bound
+    assert await rig.ledger.living_of_pod(pod.uid) == "session-2"
+
+
+async def test_a_claim_stands_while_nobody_can_say_whether_its_session_lives(
+    rig: AgentRig,
+) -> None:
+    """No answer is no evidence that the owner has ended."""
+    pod = await rig.start_pod(memory="0")
+    await rig.binder.bind(rig.bind_request(pod))
+    rig.apiserver.hides_sessions = True
+
+    with pytest.raises(ApiUnavailable):
+        await rig.binder.bind(rig.bind_request(pod, "session-2"))
+
+    assert await rig.ledger.living_of_pod(pod.uid) == "session-1"
 
 
 async def test_a_released_session_is_not_bound_again(rig: AgentRig) -> None:

@@ -22,6 +22,7 @@ from tests.support.session_api import AGENT, CONTROLLER
         (AGENT, "get", "pods", "", True),
         (AGENT, "list", "pods", "", False),
         (AGENT, "delete", "pods", "", False),
+        (AGENT, "get", "sessions.gpusession.dev", "", True),
         (AGENT, "list", "sessions.gpusession.dev", "", True),
         (AGENT, "patch", "sessions.gpusession.dev/status", "", False),
     ],
