@@ -129,7 +129,7 @@ class AgentSettings(ProcessSettings):
     """HTTPS port of the agent's API."""
 
     tls_cert_file: Path = Path("/etc/gpusession/tls/tls.crt")
-    """Server certificate."""
+    """Server certificate; it and its key are read again when they change."""
 
     tls_key_file: Path = Path("/etc/gpusession/tls/tls.key")
     """Its private key."""

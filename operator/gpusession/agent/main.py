@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gpusession.agent.bind import Binder
 from gpusession.agent.callers import CallerCheck
+from gpusession.agent.certificate import ServerCertificate
 from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.inventory import Inventory
 from gpusession.agent.ledger import Ledger
@@ -49,7 +50,8 @@ log = structlog.get_logger(__name__)
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM. Raises Misconfigured where the agent must not run."""
     _refuse_other_roots(settings)
-    boot_id, tls = _read_boot_id(settings.proc_root), _tls(settings)
+    boot_id = _read_boot_id(settings.proc_root)
+    certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
     configure(settings.log_level)
     stopped = _stop_signal()
     async with AsyncExitStack() as stack:
@@ -103,11 +105,12 @@ async def run(settings: AgentSettings) -> None:
             rebuilding = tasks.create_task(rebuild.run(), name="rebuild")
             await _first_of(stopped, rebuilding)
             if not stopped.is_set():
+                tls = certificate.context
                 await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
                 log.info("agent serves", node=settings.node_name, port=settings.port)
-            observing = tasks.create_task(observer.run(), name="observer")
+            running = [tasks.create_task(part.run()) for part in (observer, certificate)]
             await stopped.wait()
-            for task in (rebuilding, observing):
+            for task in (rebuilding, *running):
                 task.cancel()
         log.info("agent stops")
 
@@ -129,15 +132,6 @@ def _read_boot_id(proc_root: Path) -> str:
         return (proc_root / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
     except OSError as error:
         raise Misconfigured(f"the boot id cannot be read: {error}") from error
-
-
-def _tls(settings: AgentSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise Misconfigured(f"no usable certificate {settings.tls_cert_file}: {error}") from error
-    return context
 
 
 def _stop_signal() -> asyncio.Event:
