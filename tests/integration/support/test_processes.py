@@ -112,7 +112,9 @@ def test_signals_have_their_defaults(log: Path) -> None:
     with Process(["grep", "SigIgn", "/proc/self/status"], log=log) as process:
         process.wait(5)
 
-    assert int(log.read_text().split()[1], 16) == 0
+    ignored = int(log.read_text().split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # whoever runs the tests may ignore others
+        assert not ignored & 1 << number - 1
 
 
 def test_program_starts_again_after_a_stop(sleeper: Process) -> None:
