@@ -131,16 +131,15 @@ def _wait_phase(cluster: RealCluster, name: str, phase: str) -> Object:
 
 
 def _start(cluster: RealCluster, name: str, *arguments: str, **spec: Any) -> Object:
-    """Bring a Pod and its Session to life by kubectl apply; give the status once it holds."""
-    objects = [_pod(name, *arguments), _session(name, **spec)]
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    cluster.kubectl("apply", "--filename=-", input=text)
+    """Start a Pod, and its Session once it holds memory; give the status once Active."""
+    cluster.kubectl("apply", "--filename=-", input=json.dumps(_pod(name, *arguments)))
     wait_until(
         lambda: "ready" in cluster.kubectl("logs", name, check=False).stdout,
         timeout=SECONDS,
         what=f"{name} to hold its memory",
         period=0.2,
     )
+    cluster.kubectl("apply", "--filename=-", input=json.dumps(_session(name, **spec)))
     return _wait_phase(cluster, name, "Active")
 
 
@@ -156,6 +155,7 @@ def test_delete_returns_when_the_memory_is_free(cluster: RealCluster) -> None:
 
     cluster.kubectl("delete", "session", "chat", "--timeout=60s")
 
+    assert len(status["gpuUUIDs"]) == 1
     wait_until(
         lambda: not _workloads(cluster, status["nodeName"], status["podUID"]),
         timeout=SECONDS,
@@ -225,3 +225,61 @@ def test_namespace_goes_with_its_sessions(cluster: RealCluster) -> None:
     )
 
     cluster.kubectl("delete", "namespace", "crowd", "--timeout=120s")
+
+
+def test_container_that_crashes_and_restarts_ends_nothing(cluster: RealCluster) -> None:
+    """The Pod lives on, and so does its Session."""
+    status = _start(cluster, "crash", "--memory=1Gi", "--exit-after=4", "--exit-code=3")
+    query = "--output=jsonpath={.status.containerStatuses[0].restartCount}"
+    wait_until(
+        lambda: int(cluster.kubectl("get", "pod", "crash", query).stdout or 0) >= 1,
+        timeout=SECONDS,
+        what="a restart",
+        period=0.2,
+    )
+
+    assert _status(cluster, "crash") == status
+    cluster.kubectl("delete", "session", "crash", "--timeout=60s")
+
+
+def test_unschedulable_pod_keeps_its_session_waiting(cluster: RealCluster) -> None:
+    """Nothing is bound, the reason says why, and the end is free."""
+    pod = _pod("homeless")
+    pod["spec"]["nodeSelector"] = {"no": "where"}
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [pod, _session("homeless")]})
+    cluster.kubectl("apply", "--filename=-", input=text)
+
+    assert _wait_phase(cluster, "homeless", "Pending")["reason"] == "PodUnscheduled"
+    cluster.kubectl("delete", "session", "homeless", "--timeout=30s")
+    cluster.kubectl("delete", "pod", "homeless", "--grace-period=0", "--force")
+
+
+def test_drained_node_ends_its_sessions_on_evidence(cluster: RealCluster) -> None:
+    """An evicted Pod is gone, and its memory was seen to be free."""
+    node = _start(cluster, "drained", "--memory=1Gi")["nodeName"]
+
+    cluster.kubectl(
+        *("drain", node, "--ignore-daemonsets", "--force", "--delete-emptydir-data"),
+        *("--pod-selector=gpusession.dev/use=exclusive", "--grace-period=2", "--timeout=60s"),
+    )
+    status = _wait_phase(cluster, "drained", "Destroyed")
+    cluster.kubectl("uncordon", node)
+
+    assert status["reason"] in {"PodGone", "PodTerminated"}
+    assert status["release"]["verdict"] == "Freed"
+    cluster.kubectl("delete", "session", "drained", "--timeout=30s")
+
+
+def test_node_that_lost_its_power_ends_its_sessions_as_node_gone(cluster: RealCluster) -> None:
+    """Somebody says that it is out of service; nobody claims to have seen the memory free."""
+    node = _start(cluster, "stranded", "--memory=1Gi")["nodeName"]
+    cluster.kill_node(node)
+    cluster.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service=gone:NoExecute")
+
+    status = _wait_phase(cluster, "stranded", "Destroyed")
+    cluster.kubectl("taint", "node", node, "node.kubernetes.io/out-of-service-")
+    cluster.boot_node(node)
+    cluster.wait_ready(node)
+
+    assert (status["reason"], status["release"]["verdict"]) == ("NodeGone", "NodeGone")
+    cluster.kubectl("delete", "session", "stranded", "--timeout=30s")
