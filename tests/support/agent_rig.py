@@ -199,6 +199,15 @@ class AgentRig:
         )
 
 
+def owner(uid: str, phase: str = "Active") -> dict[str, Any]:
+    """Give the Session that a bind of the rig names, as the apiserver knows it."""
+    return {
+        "metadata": {"name": "session", "namespace": "default", "uid": uid},
+        "spec": {"podRefs": [{"name": "pod"}]},
+        "status": {"phase": phase},
+    }
+
+
 async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()

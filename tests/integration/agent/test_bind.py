@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.support.agent_rig import GIB, GPU, NODE, AgentRig, RunningPod
+from tests.support.agent_rig import GIB, GPU, NODE, AgentRig, RunningPod, owner
 
 from gpusession.agent.processes import ProcessId
 from gpusession.api.release import BindReport
@@ -110,19 +110,10 @@ async def test_a_node_that_cannot_be_observed_binds_nothing(
     assert report.message
 
 
-def _owner(uid: str, phase: str) -> dict[str, object]:
-    """Give the Session that has the Pod, as the apiserver knows it."""
-    return {
-        "metadata": {"name": "session", "namespace": "default", "uid": uid},
-        "spec": {"podRefs": [{"name": "pod"}]},
-        "status": {"phase": phase},
-    }
-
-
 @pytest.mark.parametrize("phase", ["Pending", "Active", "PendingDestroy"])
 async def test_a_second_session_gets_pod_in_use(rig: AgentRig, phase: str) -> None:
     """One Session for a Pod, as long as the first one lives."""
-    rig.apiserver.sessions = [_owner("session-1", phase)]
+    rig.apiserver.sessions = [owner("session-1", phase)]
     pod = await rig.start_pod(memory="0")
     await rig.binder.bind(rig.bind_request(pod))
 
@@ -131,7 +122,7 @@ async def test_a_second_session_gets_pod_in_use(rig: AgentRig, phase: str) -> No
 
 @pytest.mark.parametrize(
     "sessions",
-    [[], [_owner("a namesake", "Active")], [_owner("session-1", "Destroyed")]],
+    [[], [owner("a namesake", "Active")], [owner("session-1", "Destroyed")]],
     ids=["gone", "namesake", "destroyed"],
 )
 async def test_a_claim_whose_session_has_ended_is_closed(

@@ -6,7 +6,7 @@ import signal
 from datetime import timedelta
 
 import pytest
-from tests.support.agent_rig import GIB, GPU, OTHER_GPU, REAL, AgentRig
+from tests.support.agent_rig import GIB, GPU, OTHER_GPU, REAL, AgentRig, owner
 from tests.support.nvml_simulator import hold, release_hold, start_time, write_row
 
 from gpusession.agent.ledger_row import RowState
@@ -356,6 +356,7 @@ async def test_an_unknown_session_of_a_gone_pod_is_only_verified(rig: AgentRig) 
 
 async def test_a_session_that_never_got_its_pod_ends_nobody(rig: AgentRig) -> None:
     """PodInUse: deleting the second Session leaves the first one's processes alive."""
+    rig.apiserver.sessions = [owner("session-1")]
     pod = await rig.start_pod()
     await rig.binder.bind(rig.bind_request(pod))
     refused = await rig.binder.bind(rig.bind_request(pod, "session-2"))
