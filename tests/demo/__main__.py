@@ -7,6 +7,7 @@ of stdout is JSON.
 import argparse
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -65,9 +66,11 @@ def _keeping() -> int:
         return 0 if answer == "0" else 1
     os.close(reader)
     os.setsid()
+    workdir = Path(tempfile.mkdtemp(prefix="gpusession-demo-"))
     try:
-        _hold(writer)
+        _hold(writer, workdir)
     except SystemExit:
+        shutil.rmtree(workdir, ignore_errors=True)
         os._exit(0)
     except BaseException:  # noqa: BLE001 - the last frame of a forked child
         traceback.print_exc()
@@ -75,8 +78,7 @@ def _keeping() -> int:
         os._exit(1)
 
 
-def _hold(writer: int) -> NoReturn:
-    workdir = Path(tempfile.mkdtemp(prefix="gpusession-demo-"))
+def _hold(writer: int, workdir: Path) -> NoReturn:
     with OperatorStack(workdir=workdir) as stack:
         ok, line = _tell(stack)
         _say_how_to_go_on(stack)
