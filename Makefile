@@ -54,10 +54,6 @@ test-assets: assets ## What the tests need beside: Helm, built once per machine
 test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
 	@$(BIN)/pytest tests/integration tests/e2e
 
-.PHONY: test-gpu
-test-gpu: $(READY) ## The agent's tests on a real NVIDIA GPU
-	@$(BIN)/pytest tests/gpu
-
 .PHONY: image
 image: $(READY) ## The image localhost/gpusession:dev and its tar in dist/; BASE=debian needs no registry
 	@$(BIN)/python -m tests.support.image $(if $(BASE),--base $(BASE))
