@@ -44,6 +44,12 @@ class ProcessSettings(BaseSettings):
     redis_timeout: timedelta = timedelta(seconds=5)
     """Longest wait for one Redis command; a SCAN step of 1,000 keys takes 1 ms."""
 
+    @property
+    def state_url(self) -> str | None:
+        """The address of the tenants' Redis as a client needs it, secret and all."""
+        url = self.state_redis_url
+        return None if url is None else url.get_secret_value()
+
 
 class ControllerSettings(ProcessSettings):
     """`gpusession controller`."""

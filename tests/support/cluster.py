@@ -15,10 +15,12 @@ from tests.support.control_plane import ControlPlane
 from gpusession.api.cluster import Node, Pod
 from gpusession.api.session import GROUP, VERSION, Session
 from gpusession.errors import ApiUnavailable
-from gpusession.kube.client import MERGE_PATCH, KubeClient
+from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
 
 Object = dict[str, Any]
+
+MERGE_PATCH = "application/merge-patch+json"
 
 PATIENCE = 15.0
 """A guard against hanging below the limit of a test, not a figure."""

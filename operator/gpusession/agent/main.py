@@ -1,7 +1,6 @@
 """The agent process: builds its objects, starts its tasks, stops them."""
 
 import asyncio
-import signal
 import ssl
 import time
 from contextlib import AsyncExitStack
@@ -29,11 +28,11 @@ from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
 from gpusession.kube.reader import KubeReader
+from gpusession.lifetime import first_of, stop_on_signals
 from gpusession.logs import configure
 from gpusession.rules.ladder import Limits
 from gpusession.settings import AgentSettings
-from gpusession.store.clearing import StateClearer
-from gpusession.store.client import RedisClient
+from gpusession.store.clearing import connected_clearer
 
 DRAIN = timedelta(seconds=10)
 """SIGTERM: time for releases in flight; a fast one takes 0.8 s and clears for 5 s."""
@@ -53,10 +52,13 @@ async def run(settings: AgentSettings) -> None:
     boot_id = _read_boot_id(settings.proc_root)
     certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
     configure(settings.log_level)
-    stopped = _stop_signal()
+    stopped = asyncio.Event()
+    stop_on_signals(stopped)
     async with AsyncExitStack() as stack:
         reader = await _reader(settings, stack)
-        clearer = await _clearer(settings, stack)
+        clearer = await stack.enter_async_context(
+            connected_clearer(settings.state_url, redis_timeout=settings.redis_timeout)
+        )
         ledger = Ledger(settings.ledger_file, now=time.time)
         stack.push_async_callback(ledger.close)
         nvml = Nvml(call_timeout=settings.nvml_timeout)
@@ -96,14 +98,15 @@ async def run(settings: AgentSettings) -> None:
             node_name=settings.node_name, boot_id=boot_id, reader=reader, ledger=ledger
         )
         probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace, rebuild=rebuild)
-        period = settings.observe_period
-        observer = Observer(namespace=namespace, view=view, ledger=ledger, period=period)
+        observer = Observer(
+            namespace=namespace, view=view, ledger=ledger, period=settings.observe_period
+        )
         host = str(settings.listen_host)
         await nvml.start()
         await _serve(stack, probe_app(probes), host, settings.metrics_port)
         async with asyncio.TaskGroup() as tasks:
             rebuilding = tasks.create_task(rebuild.run(), name="rebuild")
-            await _first_of(stopped, rebuilding)
+            await first_of(stopped, rebuilding)
             if not stopped.is_set():
                 tls = certificate.context
                 await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
@@ -113,12 +116,6 @@ async def run(settings: AgentSettings) -> None:
             for task in (rebuilding, *running):
                 task.cancel()
         log.info("agent stops")
-
-
-async def _first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
-    waiting = asyncio.create_task(event.wait())
-    await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
 
 
 def _refuse_other_roots(settings: AgentSettings) -> None:
@@ -134,26 +131,11 @@ def _read_boot_id(proc_root: Path) -> str:
         raise Misconfigured(f"the boot id cannot be read: {error}") from error
 
 
-def _stop_signal() -> asyncio.Event:
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    return stopped
-
-
 async def _reader(settings: AgentSettings, stack: AsyncExitStack) -> KubeReader:
     connection = KubeConnection(settings.kubeconfig, timeout=settings.kube_timeout)
     await connection.load()
     session = await stack.enter_async_context(connection.session(connections=API_CONNECTIONS))
     return KubeReader(KubeClient(session, server=connection.server))
-
-
-async def _clearer(settings: AgentSettings, stack: AsyncExitStack) -> StateClearer | None:
-    if settings.state_redis_url is None:
-        return None
-    url = settings.state_redis_url.get_secret_value()
-    client = RedisClient(url, timeout=settings.redis_timeout)
-    return StateClearer(await stack.enter_async_context(client))
 
 
 async def _serve(

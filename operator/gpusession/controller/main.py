@@ -28,7 +28,7 @@ from gpusession.controller.queue import DestroyQueue
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
-from gpusession.controller.watch import first_of, stop_on_signals, watch_sessions
+from gpusession.controller.watch import watch_sessions
 from gpusession.controller.worker import Worker
 from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
@@ -37,9 +37,10 @@ from gpusession.kube.leases import LeaseClient
 from gpusession.kube.reader import KubeReader
 from gpusession.kube.reflector import Reflector
 from gpusession.kube.writer import KubeWriter
+from gpusession.lifetime import first_of, stop_on_signals
 from gpusession.rules.observation import Limits
 from gpusession.settings import ControllerSettings
-from gpusession.store.clearing import StateClearer
+from gpusession.store.clearing import connected_clearer
 from gpusession.store.client import RedisClient
 from gpusession.store.sessions import SessionStore
 
@@ -122,6 +123,7 @@ class _Reign:
         store = await stack.enter_async_context(
             RedisClient(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
         )
+        clearer = connected_clearer(settings.state_url, redis_timeout=settings.redis_timeout)
         records = RecordKeeper(SessionStore(store), sessions)
         worker = Worker(
             queue=queue,
@@ -131,7 +133,7 @@ class _Reign:
                 writer=KubeWriter(client),
                 agents=agents,
                 records=records,
-                clearer=await _clearer(settings, stack),
+                clearer=await stack.enter_async_context(clearer),
                 sessions=sessions,
                 leader=self.leader,
                 clock=_now,
@@ -201,14 +203,6 @@ def _agent_tls(settings: ControllerSettings) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(settings.agent_ca_file))
     except OSError as error:
         raise Misconfigured(f"agent_ca_file {settings.agent_ca_file}: {error}") from error
-
-
-async def _clearer(settings: ControllerSettings, stack: AsyncExitStack) -> StateClearer | None:
-    if settings.state_redis_url is None:
-        return None
-    url = settings.state_redis_url.get_secret_value()
-    client = RedisClient(url, timeout=settings.redis_timeout)
-    return StateClearer(await stack.enter_async_context(client))
 
 
 async def _serve(

@@ -5,7 +5,6 @@ then the watch ends. Whatever is not finished by then is found again by the next
 """
 
 import asyncio
-import signal
 from datetime import timedelta
 
 import kopf
@@ -16,6 +15,7 @@ from gpusession.controller.intake import Intake
 from gpusession.controller.queue import DestroyQueue
 from gpusession.errors import GpuSessionError
 from gpusession.kube.connection import KubeConnection
+from gpusession.lifetime import first_of, stop_on_signals
 
 CONNECTIONS = 4
 """Kopf's own session: one watch, one page of a list, one spare for a reconnect."""
@@ -64,17 +64,3 @@ async def watch_sessions(
         log.warning("work in hand is left to the next start")
     stop_kopf.set()
     await operator
-
-
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Have SIGTERM and SIGINT set an event, and nothing else."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-
-async def first_of(event: asyncio.Event, task: asyncio.Task[None]) -> None:
-    """Return when the event is set or the task has ended, whichever is first."""
-    waiting = asyncio.create_task(event.wait())
-    await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()

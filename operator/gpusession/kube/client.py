@@ -14,7 +14,6 @@ import aiohttp
 from gpusession.errors import ApiUnavailable, GpuSessionError, Refused, Stale
 from gpusession.metrics import API_REQUESTS
 
-MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
 WATCH_SILENCE = timedelta(seconds=75)

@@ -6,6 +6,7 @@ right, reads no value, and never touches a key that is not the Session's own.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -64,6 +65,18 @@ class StateClearer:
             message = f"{left} keys came back: something still writes the Session's state"
             return clearing.report(Reason.WAITING_FOR_RELEASE, message)
         return clearing.report(Reason.CLEARED)
+
+
+@asynccontextmanager
+async def connected_clearer(
+    url: str | None, *, redis_timeout: timedelta
+) -> AsyncIterator[StateClearer | None]:
+    """Give a clearer with connections of its own; None where no server is configured."""
+    if url is None:
+        yield None
+        return
+    async with RedisClient(url, timeout=redis_timeout) as client:
+        yield StateClearer(client)
 
 
 class _Clearing:

@@ -8,13 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.support.cluster import Cluster, kube_client, paused
+from tests.support.cluster import MERGE_PATCH, Cluster, kube_client, paused
 from tests.support.control_plane import ControlPlane
 from tests.support.processes import free_port
 from tests.support.scripted_apiserver import Answer, ScriptedApiserver
 
 from gpusession.errors import ApiUnavailable, Refused, Stale
-from gpusession.kube.client import JSON_PATCH, MERGE_PATCH, KubeClient
+from gpusession.kube.client import JSON_PATCH, KubeClient
 
 PODS = "/api/v1/namespaces/kube-test-client/pods"
 SESSIONS = "/apis/gpusession.dev/v1alpha1/namespaces/kube-test-client/sessions"
