@@ -145,7 +145,8 @@ def make_node(uid: str = "n-1", *, name: str = "node-a", taints: tuple[str, ...]
 
 def make_bind(**fields: Any) -> BindReport:
     """Give an agent's yes to a bind."""
-    return BindReport(**{"bound": True, "gpu_uuids": ("GPU-0",), "memory_bytes": GIB} | fields)
+    seen = {"gpu_uuids": ("GPU-0",), "seen_holding": True, "memory_bytes": GIB}
+    return BindReport(**{"bound": True} | seen | fields)
 
 
 def make_refusal(reason: Reason) -> BindReport:
@@ -171,6 +172,7 @@ def make_release(verdict: Verdict = Verdict.FREED, **fields: Any) -> ReleaseRepo
         "reason": reasons.get(verdict, Reason.FREED),
         "message": "as the agent says",
         "gpu_uuids": ("GPU-0",),
+        "seen_holding": True,
         "memory_bytes_before": GIB,
         "state": make_clearing(),
     }

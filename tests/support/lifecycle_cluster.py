@@ -76,7 +76,7 @@ class Cluster:
             return _no(Reason.POD_IN_USE)
         machine.rows[uid] = Row(intent.pod_uid)
         held = intent.pod_uid in machine.holding
-        return BindReport(bound=True, gpu_uuids=("GPU-0",) if held else ())
+        return BindReport(bound=True, gpu_uuids=("GPU-0",), seen_holding=held)
 
     def release(
         self, machine: Machine, action: Release, *, known: bool, was_active: bool

@@ -266,7 +266,7 @@ class World(Cluster):
         report = self.release(
             machine,
             action,
-            known=bool(session.status.gpu_uuids),
+            known=session.status.seen_holding,
             was_active=session.status.active_since is not None,
         )
         return report if fate is Fate.ANSWERED else Unreachable("no answer")

@@ -84,6 +84,7 @@ class Binder:
         return BindReport(
             bound=True,
             gpu_uuids=row.gpu_uuids if row is not None else (),
+            seen_holding=row is not None and row.seen_holding,
             memory_bytes=sighting.memory_bytes,
             boot_id=self._boot_id,
         )

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gpusession.agent.ledger_row import Claim, Row, RowState, row_of
+from gpusession.agent.ledger_row import Claim, Known, Row, RowState, row_of
 from gpusession.agent.processes import ProcessId
 from gpusession.api.release import ReleaseReport
 from gpusession.errors import Retry
@@ -81,7 +81,7 @@ class Ledger:
             lambda db: not db.execute("PRAGMA user_version").fetchone()["user_version"]
         )
 
-    async def fill(self, found: Mapping[Claim, Collection[str]]) -> None:
+    async def fill(self, found: Mapping[Claim, Known]) -> None:
         """Take in what the Sessions tell of this node, and with it end the file's freshness."""
         await self._run(lambda db: _fill(db, found, self._now()))
 
@@ -103,20 +103,24 @@ class Ledger:
         """Give all rows."""
         return await self._rows("")
 
-    async def bind(self, claim: Claim, *, baseline: Iterable[ProcessId]) -> bool:
+    async def bind(
+        self, claim: Claim, *, baseline: Iterable[ProcessId], assigned: Collection[str] = ()
+    ) -> bool:
         """Give the Pod to the Session; False where another living Session has it.
 
-        A repeat keeps what is known and only takes the present boot id; a claim of another
-        Pod replaces one that is done. The unique index decides between two claims at once.
+        A repeat keeps what is known, takes the present boot id and adds the devices that
+        are assigned, which nobody has seen held by that. A claim of another Pod replaces
+        one that is done. The unique index decides between two claims at once.
         """
-        return await self._run(lambda db: _bind(db, claim, list(baseline), self._now()))
+        known = Known(assigned, seen_holding=False)
+        return await self._run(lambda db: _bind(db, claim, list(baseline), known, now=self._now()))
 
     async def sight(self, sightings: Mapping[str, tuple[Collection[str], int]]) -> None:
         """Note on which GPUs each living Session was seen holding, and how many bytes."""
         await self._run(lambda db: _sight(db, sightings))
 
     async def begin(
-        self, session_uid: str, *, gpu_uuids: Collection[str], bytes_before: int | None
+        self, session_uid: str, known: Known, *, bytes_before: int | None
     ) -> Row | None:
         """Write down that a release starts, and what was held, before anything is signalled.
 
@@ -124,8 +128,8 @@ class Ledger:
         now, it is the most that was seen while bound. None where there is no row, or where
         another Session has taken the Pod since this one was done.
         """
-        seen = (gpu_uuids, bytes_before)
-        return await self._run(lambda db: _begin(db, session_uid, seen, now=self._now()))
+        now = self._now()
+        return await self._run(lambda db: _begin(db, session_uid, known, bytes_before, now=now))
 
     async def settle(self, claim: Claim, report: ReleaseReport, *, done: bool) -> None:
         """Keep how a release ended; done closes the row for good, or makes a closed one."""
@@ -191,7 +195,9 @@ def _fence(db: sqlite3.Connection, leader_epoch: int) -> int:
     return leader_epoch
 
 
-def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: float) -> bool:
+def _bind(
+    db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], known: Known, *, now: float
+) -> bool:
     db.execute(
         "DELETE FROM sessions WHERE session_uid = ? AND pod_uid != ? AND state = 'done'",
         (claim.session_uid, claim.pod_uid),
@@ -206,40 +212,45 @@ def _bind(db: sqlite3.Connection, claim: Claim, baseline: list[ProcessId], now: 
         )
     except sqlite3.IntegrityError:
         return False
+    _note(db, claim.session_uid, known)
     return True
 
 
-def _fill(db: sqlite3.Connection, found: Mapping[Claim, Collection[str]], now: float) -> None:
-    for claim, gpu_uuids in found.items():
-        if _bind(db, claim, [], now):
-            _sight(db, {claim.session_uid: (gpu_uuids, 0)})
+def _fill(db: sqlite3.Connection, found: Mapping[Claim, Known], now: float) -> None:
+    for claim, known in found.items():
+        _bind(db, claim, [], known, now=now)
     db.execute("PRAGMA user_version = 1")
 
 
 def _sight(db: sqlite3.Connection, sightings: Mapping[str, tuple[Collection[str], int]]) -> None:
     for session_uid, (gpu_uuids, held) in sightings.items():
-        known = db.execute(
-            "SELECT gpu_uuids FROM sessions WHERE session_uid = ? AND state != 'done'",
-            (session_uid,),
-        ).fetchone()
-        if known is None or not gpu_uuids:
-            continue
-        merged = sorted({*json.loads(known["gpu_uuids"]), *gpu_uuids})
-        db.execute(
-            "UPDATE sessions SET seen_holding = 1, gpu_uuids = ?, max_bytes = max(max_bytes, ?)"
-            " WHERE session_uid = ?",
-            (json.dumps(merged), held, session_uid),
-        )
+        if gpu_uuids:
+            _note(db, session_uid, Known(gpu_uuids, seen_holding=True), held)
+
+
+def _note(db: sqlite3.Connection, session_uid: str, known: Known, held: int = 0) -> None:
+    """Add to what a living row knows; nothing that is known is forgotten."""
+    row = db.execute(
+        "SELECT gpu_uuids FROM sessions WHERE session_uid = ? AND state != 'done'", (session_uid,)
+    ).fetchone()
+    if row is None:
+        return
+    merged = sorted({*json.loads(row["gpu_uuids"]), *known.gpu_uuids})
+    db.execute(
+        "UPDATE sessions SET seen_holding = max(seen_holding, ?), gpu_uuids = ?,"
+        " max_bytes = max(max_bytes, ?) WHERE session_uid = ?",
+        (known.seen_holding, json.dumps(merged), held, session_uid),
+    )
 
 
 def _begin(
     db: sqlite3.Connection,
     session_uid: str,
-    seen: tuple[Collection[str], int | None],
+    known: Known,
+    bytes_before: int | None,
     *,
     now: float,
 ) -> Row | None:
-    gpu_uuids, bytes_before = seen
     try:
         db.execute(
             "UPDATE sessions SET state = ?, attempts = attempts + 1, changed_at = ?,"
@@ -249,7 +260,7 @@ def _begin(
         )
     except sqlite3.IntegrityError:
         return None
-    _sight(db, {session_uid: (gpu_uuids, bytes_before or 0)})
+    _note(db, session_uid, known, bytes_before or 0)
     found = db.execute("SELECT * FROM sessions WHERE session_uid = ?", (session_uid,)).fetchone()
     return None if found is None else row_of(found)
 
@@ -258,6 +269,7 @@ def _settle(
     db: sqlite3.Connection, claim: Claim, report: ReleaseReport, *, done: bool, now: float
 ) -> None:
     state = RowState.DONE if done else RowState.RELEASING
+    _note(db, claim.session_uid, Known(report.gpu_uuids, report.seen_holding))
     db.execute(
         "INSERT INTO sessions (session_uid, namespace, name, pod_name, pod_uid, boot_id, state,"
         " report, processes_ended, attempts, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -1,7 +1,7 @@
 """What the ledger knows of one Session, and how it reads it back from SQLite."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -31,6 +31,13 @@ class Claim(NamedTuple):
     boot_id: str
 
 
+class Known(NamedTuple):
+    """On which devices a Session has to be verified, and whether it was seen holding any."""
+
+    gpu_uuids: Collection[str]
+    seen_holding: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One Session in the ledger."""
@@ -39,6 +46,7 @@ class Row:
     state: RowState
     seen_holding: bool
     gpu_uuids: tuple[str, ...]
+    """Given to the Pod by kubelet, or seen by NVML: a release has to look at all of them."""
     max_bytes: int
     baseline: frozenset[ProcessId]
     """Processes of no Pod that were on this node's GPUs before the Session."""

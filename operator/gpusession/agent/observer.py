@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog
 
-from gpusession.agent.gpu_view import GpuView, sighting_of
+from gpusession.agent.gpu_view import GpuView, Sighting, sighting_of
 from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Row, RowState
 from gpusession.agent.nvml import Blind
@@ -54,9 +54,18 @@ class Observer:
             {
                 row.session_uid: (seen.gpu_uuids, seen.memory_bytes)
                 for row, seen in sightings
-                if seen.gpu_uuids - set(row.gpu_uuids) or seen.memory_bytes > row.max_bytes
+                if _is_news(row, seen)
             }
         )
+
+
+def _is_news(row: Row, seen: Sighting) -> bool:
+    """Tell whether the row lacks what was seen; most looks see the same as the one before.
+
+    A device that kubelet assigned stands in the row before anybody held anything on it.
+    """
+    first = bool(seen.gpu_uuids) and not row.seen_holding
+    return first or bool(seen.gpu_uuids - set(row.gpu_uuids)) or seen.memory_bytes > row.max_bytes
 
 
 def _count(rows: list[Row]) -> None:

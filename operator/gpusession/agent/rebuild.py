@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from gpusession.agent.ledger import Ledger
-from gpusession.agent.ledger_row import Claim
+from gpusession.agent.ledger_row import Claim, Known
 from gpusession.api.session import Phase, Session
 from gpusession.errors import GpuSessionError
 from gpusession.kube.reader import KubeReader
@@ -53,7 +53,8 @@ class Rebuild:
             session = _session.decode(raw)
             claim = self._claim(session)
             if claim is not None:
-                found[claim] = session.status.gpu_uuids
+                status = session.status
+                found[claim] = Known(status.gpu_uuids, status.seen_holding)
         await self._ledger.fill(found)
         log.info("ledger rebuilt from the Sessions", node=self._node_name, sessions=len(found))
 

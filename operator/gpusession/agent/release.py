@@ -16,7 +16,7 @@ import structlog
 from gpusession.agent.ascent import Ascent
 from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.ledger import Ledger
-from gpusession.agent.ledger_row import Claim, Row, RowState
+from gpusession.agent.ledger_row import Claim, Known, Row, RowState
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import Consent, PodCheck, PodWord
 from gpusession.agent.processes import PodProcesses
@@ -162,7 +162,7 @@ class Releaser:
 
     async def _is_anothers(self, order: ReleaseOrder, ascent: Ascent) -> bool:
         """Tell whether a Session that was never seen holding names a Pod that another has."""
-        if order.gpu_uuids or ascent.is_blind:
+        if order.seen_holding or ascent.is_blind:
             return False
         return await self._ledger.living_of_pod(order.pod_uid) is not None
 
@@ -210,9 +210,8 @@ class Releaser:
                 note = "adopted: the ledger did not know the Session"
             else:
                 mode, note = Mode.VERIFY, "never bound here, nothing was signalled"
-        begun = await self._ledger.begin(
-            order.session_uid, gpu_uuids=ascent.gpu_uuids, bytes_before=ascent.bytes_before
-        )
+        known = Known(ascent.gpu_uuids, order.seen_holding or ascent.saw_holding)
+        begun = await self._ledger.begin(order.session_uid, known, bytes_before=ascent.bytes_before)
         if begun is None and row is not None:
             mode, note = Mode.VERIFY, "another Session has the Pod, nothing was signalled"
         return _Climb(order, begun or row, ascent, mode, word.may_restart, note)
@@ -236,11 +235,12 @@ class Releaser:
                     limit = verify_limit(climbed, climb.ascent.elapsed)
                     apart = spacing(self._limits, may_restart=climb.may_restart)
                     await climb.ascent.verify(Rung(rung.stage, limit), apart=apart)
-        held_before = bool(climb.order.gpu_uuids) or (climb.row and climb.row.seen_holding)
+        held_before = climb.order.seen_holding or (climb.row and climb.row.seen_holding)
         evidence = climb.ascent.evidence(
             held_before=bool(held_before), may_restart=climb.may_restart, rebooted=rebooted
         )
-        return await self._settle(climb, judge(evidence, self._limits))
+        judgement = judge(evidence, self._limits)
+        return await self._settle(climb, judgement, seen_holding=evidence.ever_held)
 
     def _has_rebooted(self, climb: _Climb) -> bool:
         """Tell whether the node booted since the bind and nothing of the Pod has run since.
@@ -253,7 +253,9 @@ class Releaser:
             and climb.ascent.saw_nothing
         )
 
-    async def _settle(self, climb: _Climb, judgement: Judgement) -> ReleaseReport:
+    async def _settle(
+        self, climb: _Climb, judgement: Judgement, *, seen_holding: bool
+    ) -> ReleaseReport:
         order, row, ascent = climb.order, climb.row, climb.ascent
         done = judgement.verdict in COMPLETING
         before = row.bytes_before if row else None
@@ -264,6 +266,7 @@ class Releaser:
             reason=judgement.reason,
             message="; ".join(filter(None, (judgement.message, strangers, climb.note))),
             gpu_uuids=tuple(sorted(ascent.gpu_uuids)),
+            seen_holding=seen_holding,
             memory_bytes_before=(ascent.bytes_before if before is None else before) or 0,
             memory_bytes_after=ascent.bytes_after,
             processes_ended=ascent.processes_ended + (row.processes_ended if row else 0),

@@ -60,16 +60,17 @@ class BindRequest(Words, frozen=True, kw_only=True):
 
 
 class BindReport(Words, frozen=True, kw_only=True, omit_defaults=False):
-    """The agent's answer: bound, with what NVML shows of the Pod, or refused with a reason.
+    """The agent's answer: bound, with what is known of the Pod, or refused with a reason.
 
-    `gpu_uuids` are the devices on which a process of the Pod was seen holding memory, now
-    or earlier while bound; a Pod that has not allocated yet has none.
+    `gpu_uuids` are the devices that kubelet has given to the Pod, and those on which NVML
+    showed it, now or earlier while bound. Only `seen_holding` says that it held anything.
     """
 
     bound: bool
     reason: Reason = Reason.BOUND
     message: str = ""
     gpu_uuids: tuple[str, ...] = msgspec.field(default=(), name="gpuUUIDs")
+    seen_holding: bool = False
     memory_bytes: int = 0
     boot_id: str = msgspec.field(default="", name="bootID")
 
@@ -83,6 +84,7 @@ class ReleaseOrder(Words, frozen=True, kw_only=True):
     pod_name: str
     pod_uid: str = msgspec.field(name="podUID")
     gpu_uuids: tuple[str, ...] = msgspec.field(default=(), name="gpuUUIDs")
+    seen_holding: bool = False
     mode: Mode = Mode.END
     termination_grace_period_seconds: int = 0
     state: StateKeys | None = None
@@ -116,6 +118,7 @@ class ReleaseReport(Words, frozen=True, kw_only=True, omit_defaults=False):
     reason: Reason
     message: str = ""
     gpu_uuids: tuple[str, ...] = msgspec.field(default=(), name="gpuUUIDs")
+    seen_holding: bool = False
     memory_bytes_before: int = 0
     memory_bytes_after: int = 0
     processes_ended: int = 0

@@ -236,6 +236,7 @@ class SessionStatus(Words, frozen=True, kw_only=True):
     node_uid: str | None = msgspec.field(default=None, name="nodeUID")
     pod_uid: str | None = msgspec.field(default=None, name="podUID")
     gpu_uuids: tuple[str, ...] = msgspec.field(default=(), name="gpuUUIDs")
+    seen_holding: bool = False
     active_since: str | None = None
     pending_destroy_since: str | None = None
     destroy_after: str | None = None

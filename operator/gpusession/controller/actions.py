@@ -134,6 +134,7 @@ class Performer:
             pod_name=spec.pod_refs[0].name,
             pod_uid=action.intent.pod_uid,
             gpu_uuids=session.status.gpu_uuids,
+            seen_holding=session.status.seen_holding,
             mode=action.mode,
             termination_grace_period_seconds=spec.termination_grace_period_seconds,
             state=None if action.keeps_state else spec.state,

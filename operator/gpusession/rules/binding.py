@@ -149,6 +149,7 @@ def _activate(
         node_uid=seen.node.metadata.uid if isinstance(seen.node, Node) else None,
         pod_uid=intent.pod_uid,
         gpu_uuids=report.gpu_uuids,
+        seen_holding=report.seen_holding,
         active_since=timestamp(now),
     )
     state = with_condition(

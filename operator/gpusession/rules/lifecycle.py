@@ -75,9 +75,7 @@ def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
     if state.node_uid is None and isinstance(seen.node, Node):
         after = msgspec.structs.replace(after, node_uid=seen.node.metadata.uid)
     if isinstance(seen.bind, BindReport) and seen.bind.bound:
-        gpus = tuple(sorted({*state.gpu_uuids, *seen.bind.gpu_uuids}))
-        if set(gpus) != set(state.gpu_uuids):
-            after = msgspec.structs.replace(after, gpu_uuids=gpus)
+        after = _with_sightings(after, seen.bind)
     ready = find(state, ConditionType.READY)
     if ready is None or ready.observed_generation != state.observed_generation:
         message = ready.message if ready else ""
@@ -90,6 +88,16 @@ def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
             now=now,
         )
     return after, (RecordStatus(),) if after != state else ()
+
+
+def _with_sightings(state: SessionStatus, report: BindReport) -> SessionStatus:
+    """Add what a repeated bind knows; nothing that is known is forgotten."""
+    gpus = {*state.gpu_uuids, *report.gpu_uuids}
+    return msgspec.structs.replace(
+        state,
+        gpu_uuids=tuple(sorted(gpus)) if gpus != set(state.gpu_uuids) else state.gpu_uuids,
+        seen_holding=state.seen_holding or report.seen_holding,
+    )
 
 
 def _destroyed(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:

@@ -66,6 +66,7 @@ def with_release(
     state = msgspec.structs.replace(
         state,
         gpu_uuids=answer.gpu_uuids or state.gpu_uuids,
+        seen_holding=answer.seen_holding or state.seen_holding,
         release=ReleaseStatus(
             verdict=answer.verdict,
             memory_bytes_before=answer.memory_bytes_before,

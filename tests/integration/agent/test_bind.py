@@ -21,7 +21,11 @@ async def test_a_bind_tells_what_nvml_shows_of_the_pod(rig: AgentRig) -> None:
     report = await rig.binder.bind(rig.bind_request(pod))
 
     assert report == BindReport(
-        bound=True, gpu_uuids=(GPU,), memory_bytes=6 * GIB, boot_id=rig.boot_id
+        bound=True,
+        gpu_uuids=(GPU,),
+        seen_holding=True,
+        memory_bytes=6 * GIB,
+        boot_id=rig.boot_id,
     )
 
 

@@ -9,17 +9,19 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.support.toolchain import REPOSITORY
 
 from gpusession.agent.ledger import KEEP_DONE, Ledger
-from gpusession.agent.ledger_row import Claim, RowState
+from gpusession.agent.ledger_row import Claim, Known, RowState
 from gpusession.agent.processes import ProcessId
 from gpusession.api.release import ReleaseReport, StateReport, Verdict
 from gpusession.api.session import Reason
 from gpusession.errors import Retry
 
 CLAIM = Claim("session-1", "default", "session", "pod", "pod-uid", "boot-1")
+NOTHING = Known((), seen_holding=False)
 REPORT = ReleaseReport(
     session_uid="session-1",
     verdict=Verdict.FREED,
@@ -32,7 +34,7 @@ ENDLESS_BINDS = """
 import asyncio, sys, time
 from pathlib import Path
 from gpusession.agent.ledger import Ledger
-from gpusession.agent.ledger_row import Claim
+from gpusession.agent.ledger_row import Claim, Known
 
 async def main():
     ledger, number = Ledger(Path(sys.argv[1]), now=time.time), 0
@@ -40,7 +42,7 @@ async def main():
         number += 1
         claim = Claim(f"s{number}", "default", "s", "p", f"pod-{number}", "boot")
         await ledger.bind(claim, baseline=())
-        await ledger.begin(f"s{number}", gpu_uuids=(), bytes_before=number)
+        await ledger.begin(f"s{number}", Known((), False), bytes_before=number)
         print(number, flush=True)
 
 asyncio.run(main())
@@ -117,13 +119,41 @@ async def test_a_repeated_bind_keeps_what_is_known(ledger: Ledger) -> None:
     assert row.claim.boot_id == "boot-2"
 
 
+async def test_devices_that_were_given_are_known_and_not_seen(ledger: Ledger) -> None:
+    """Each bind adds what it was told; only a sighting says that anything was held."""
+    await ledger.bind(CLAIM, baseline=(), assigned={"GPU-b"})
+    await ledger.bind(CLAIM, baseline=(), assigned={"GPU-a"})
+    given = await ledger.find("session-1")
+    await ledger.sight({"session-1": (["GPU-a"], 0)})
+    seen = await ledger.find("session-1")
+
+    assert given is not None
+    assert seen is not None
+    assert (given.gpu_uuids, given.seen_holding) == (("GPU-a", "GPU-b"), False)
+    assert (seen.gpu_uuids, seen.seen_holding) == (("GPU-a", "GPU-b"), True)
+
+
+async def test_what_a_failed_release_saw_is_known_to_the_next(ledger: Ledger) -> None:
+    """Seen holding in the first attempt is Freed in the second, not NothingHeld."""
+    await ledger.bind(CLAIM, baseline=())
+    held = msgspec.structs.replace(
+        REPORT, verdict=Verdict.HELD, gpu_uuids=("GPU-a",), seen_holding=True
+    )
+
+    await ledger.settle(CLAIM, held, done=False)
+    row = await ledger.find("session-1")
+
+    assert row is not None
+    assert (row.gpu_uuids, row.seen_holding) == (("GPU-a",), True)
+
+
 async def test_the_first_bytes_before_stay_and_attempts_count(ledger: Ledger) -> None:
     """A later attempt finds less, which is not what the release began with."""
     await ledger.bind(CLAIM, baseline=())
 
-    await ledger.begin("session-1", gpu_uuids=(), bytes_before=None)
-    await ledger.begin("session-1", gpu_uuids=("GPU-a",), bytes_before=9)
-    row = await ledger.begin("session-1", gpu_uuids=(), bytes_before=0)
+    await ledger.begin("session-1", NOTHING, bytes_before=None)
+    await ledger.begin("session-1", Known(("GPU-a",), seen_holding=True), bytes_before=9)
+    row = await ledger.begin("session-1", NOTHING, bytes_before=0)
 
     assert row is not None
     assert (row.bytes_before, row.attempts, row.seen_holding) == (9, 3, True)
@@ -137,7 +167,7 @@ async def test_a_done_row_cannot_begin_again_when_another_session_has_the_pod(
     await ledger.settle(CLAIM, REPORT, done=True)
     await ledger.bind(CLAIM._replace(session_uid="session-2"), baseline=())
 
-    assert await ledger.begin("session-1", gpu_uuids=(), bytes_before=1) is None
+    assert await ledger.begin("session-1", NOTHING, bytes_before=1) is None
 
 
 async def test_a_report_survives_reopening(tmp_path: Path, clock: Clock) -> None:

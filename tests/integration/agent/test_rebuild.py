@@ -16,6 +16,7 @@ def _session(uid: str, pod_uid: str, **status: Any) -> dict[str, Any]:
         "nodeName": NODE,
         "podUID": pod_uid,
         "gpuUUIDs": [GPU],
+        "seenHolding": True,
         "activeSince": "2026-01-01T00:00:00Z",
     }
     return {
@@ -67,6 +68,17 @@ async def test_after_a_lost_ledger_what_was_held_counts_as_seen(rig: AgentRig) -
     report = await rig.releaser.release(rig.order(pod))
 
     assert report.verdict is Verdict.FREED
+
+
+async def test_after_a_lost_ledger_what_was_only_given_is_no_sight(rig: AgentRig) -> None:
+    """The device is looked at again, and nobody claims that it was held before."""
+    pod = await rig.start_pod(memory="0")
+    rig.apiserver.sessions = [_session("session-1", pod.uid, seenHolding=False)]
+    await _lose_the_disk(rig)
+
+    report = await rig.releaser.release(rig.order(pod))
+
+    assert (report.verdict, report.gpu_uuids) == (Verdict.NOTHING_HELD, (GPU,))
 
 
 async def test_a_ledger_that_was_kept_is_left_as_it_is(rig: AgentRig) -> None:

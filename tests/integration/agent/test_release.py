@@ -333,7 +333,7 @@ async def test_an_unknown_session_of_a_consenting_pod_is_adopted(rig: AgentRig) 
     """A lost ledger does not leave the Pod's memory held for ever."""
     pod = await rig.start_pod()
 
-    report = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,)))
+    report = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,), seen_holding=True))
 
     assert report.verdict is Verdict.FREED
     assert "adopted" in report.message
@@ -344,11 +344,11 @@ async def test_an_unknown_session_of_a_gone_pod_is_only_verified(rig: AgentRig) 
     pod = await rig.start_pod()
     del rig.apiserver.pods["default", pod.name]
 
-    held = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,)))
+    held = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,), seen_holding=True))
     lived = not pod.shim.has_exited
     os.kill(rig.pids(pod)[0], signal.SIGKILL)
     await pod.shim.wait()
-    freed = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,)))
+    freed = await rig.releaser.release(rig.order(pod, gpu_uuids=(GPU,), seen_holding=True))
 
     assert (held.verdict, lived) == (Verdict.HELD, True)
     assert freed.verdict is Verdict.FREED
@@ -445,7 +445,7 @@ async def test_another_sick_gpu_of_the_node_does_not_hold_the_session_back(
 
 
 async def test_never_seen_holding_beside_a_sick_gpu_is_unknown(rig: AgentRig) -> None:
-    """NothingHeld needs eyes on every GPU of the node."""
+    """NothingHeld needs eyes on every GPU of the node, where nobody knows which the Pod has."""
     pod = await rig.start_pod(memory="0")
     await rig.binder.bind(rig.bind_request(pod))
     rig.node.inject("nvmlDeviceGetComputeRunningProcesses_v3", uuid=OTHER_GPU, rc=15)

@@ -95,6 +95,21 @@ async def test_release_orders_what_the_session_asks_for(rig: ControllerRig) -> N
     assert findings.release == make_release()
 
 
+@pytest.mark.parametrize("seen", [False, True])
+async def test_release_tells_devices_and_whether_they_were_seen_held(
+    rig: ControllerRig, *, seen: bool
+) -> None:
+    """An agent that lost its ledger has nothing else to tell Freed from NothingHeld by."""
+    rig.agent.release_report = make_release()
+    known = {"gpu_uuids": ("GPU-0",), "seen_holding": seen}
+    status = msgspec.structs.replace(make_status(Phase.ACTIVE), **known)
+
+    await perform(rig, Release(INTENT, Mode.END), make_session(status=status))
+
+    (order,) = rig.agent.releases
+    assert (order.gpu_uuids, order.seen_holding) == (("GPU-0",), seen)
+
+
 @pytest.mark.parametrize("node", [NODE, "elsewhere"], ids=["not-ready", "absent"])
 @pytest.mark.parametrize("asked", [Bind, lambda intent: Release(intent, Mode.END)])
 async def test_agent_without_an_answer_is_a_finding(

@@ -23,8 +23,15 @@ TYPES = {
     "number": inspect.FloatType,
     "array": inspect.VarTupleType,
     "object": inspect.StructType,
+    "boolean": inspect.BoolType,
 }
-EMPTY = {"string": (None, ""), "integer": (None, 0), "array": ([],), "object": (None,)}
+EMPTY = {
+    "string": (None, ""),
+    "integer": (None, 0),
+    "array": ([],),
+    "object": (None,),
+    "boolean": (False,),
+}
 """What Python gives for a field that the CRD neither requires nor defaults."""
 
 NARROWER = {"spec.desiredPhase": {"Active", "Destroyed"}}
@@ -165,6 +172,7 @@ def test_every_value_is_bounded() -> None:
         "integer": {"minimum"},
         "number": {"minimum"},
         "object": {"type"},
+        "boolean": {"type"},
     }
 
     every = [node for root in ROOTS for node in nodes(SCHEMA["properties"][root])]

@@ -174,6 +174,14 @@ def test_answered_bind_makes_the_session_active() -> None:
     assert actions == (RecordStatus(), OpenRecord())
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_active_says_whether_anything_was_seen_held(*, seen: bool) -> None:
+    """The devices of a bind may only be given; the agent says which it is."""
+    status, _ = decide(make_session(Phase.PENDING), bind=make_bind(seen_holding=seen))
+
+    assert (status.gpu_uuids, status.seen_holding) == (("GPU-0",), seen)
+
+
 def test_unseen_pod_is_waited_for_in_silence() -> None:
     """Nobody could look: no reason is made up for that."""
     status, actions = decide(make_session(Phase.PENDING), pod=UNSEEN)

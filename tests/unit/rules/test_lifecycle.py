@@ -275,7 +275,11 @@ def test_rebind_of_an_active_session_repeats_its_own_bind() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [make_bind(gpu_uuids=()), Unreachable("no answer"), make_refusal(Reason.AGENT_REFUSED)],
+    [
+        make_bind(gpu_uuids=(), seen_holding=False),
+        Unreachable("no answer"),
+        make_refusal(Reason.AGENT_REFUSED),
+    ],
     ids=["nothing new", "unreachable", "refused"],
 )
 def test_answer_to_a_rebind_without_news_writes_nothing(answer: Any) -> None:
@@ -286,13 +290,27 @@ def test_answer_to_a_rebind_without_news_writes_nothing(answer: Any) -> None:
 
 
 def test_devices_seen_later_are_added_and_never_forgotten() -> None:
-    """GpuUUIDs is every device on which the Pod was ever seen holding."""
+    """GpuUUIDs is every device that the Pod ever had or was seen holding."""
     status = msgspec.structs.replace(make_status(Phase.ACTIVE), gpu_uuids=("GPU-1",))
 
     written, actions = decide(make_session(status=status), bind=make_bind(gpu_uuids=("GPU-0",)))
 
     assert written.gpu_uuids == ("GPU-0", "GPU-1")
     assert actions == (RecordStatus(),)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("now", [False, True])
+def test_holding_once_seen_is_never_unseen(*, before: bool, now: bool) -> None:
+    """A device that was only given is no sight, and no later bind takes a sight back."""
+    status = msgspec.structs.replace(
+        make_status(Phase.ACTIVE), gpu_uuids=("GPU-0",), seen_holding=before
+    )
+
+    written, actions = decide(make_session(status=status), bind=make_bind(seen_holding=now))
+
+    assert written.seen_holding is (before or now)
+    assert actions == ((RecordStatus(),) if now and not before else ())
 
 
 def test_human_override_does_not_end_a_session_that_nobody_asked_to_end() -> None:

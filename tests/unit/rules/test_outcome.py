@@ -1,5 +1,6 @@
 """What an answer proves, and that no other answer proves it."""
 
+import msgspec
 import pytest
 from tests.support.builders import NOW, make_clearing, make_release, make_status
 
@@ -65,6 +66,17 @@ def test_report_without_devices_does_not_erase_those_that_were_known() -> None:
     status = with_release(known, make_release(gpu_uuids=()), now=NOW)
 
     assert status.gpu_uuids == ("GPU-0",)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("now", [False, True])
+def test_a_report_adds_what_it_saw_held(*, before: bool, now: bool) -> None:
+    """What was once seen holding stays seen, also where a later look finds nothing."""
+    known = msgspec.structs.replace(ENDING, seen_holding=before)
+
+    status = with_release(known, make_release(seen_holding=now), now=NOW)
+
+    assert status.seen_holding is (before or now)
 
 
 def test_neither_half_alone_is_proof() -> None:
