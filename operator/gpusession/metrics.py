@@ -36,6 +36,12 @@ NVML_BLIND = Counter(
     "gpusession_nvml_blind_total", "Looks at NVML that could not see, by reason.", ["reason"]
 )
 
+POD_RESOURCES = Counter(
+    "gpusession_pod_resources_total",
+    "Questions to kubelet for a Pod's GPUs by result: get (it has some), none, unseen.",
+    ["result"],
+)
+
 AGENT_REQUESTS = Counter(
     "gpusession_agent_requests_total",
     "Requests to the agent's API by route and HTTP status.",

@@ -150,7 +150,12 @@ class AgentSettings(ProcessSettings):
     """SQLite file on the node's disk; it outlives the agent's Pod."""
 
     pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-    """kubelet's socket; its peer's pid proves that we share kubelet's pid namespace."""
+    """kubelet's socket: it tells which GPU a Pod has, and its peer's pid proves that we share
+    kubelet's pid namespace. Mount its folder: a restarted kubelet makes a new socket."""
+
+    pod_resources_timeout: timedelta = timedelta(milliseconds=500)
+    """Longest wait for kubelet to tell a Pod's GPUs, which takes it 5 ms; a bind that goes
+    without is mended by the next one."""
 
     nvml_timeout: timedelta = timedelta(milliseconds=500)
     """Longest wait for one look at NVML; a sick GPU hangs calls for ever."""

@@ -23,13 +23,13 @@ from tests.support.toolchain import (
 )
 
 _PROTO = Path("pkg", "apis", "deviceplugin", "v1beta1", "api.proto")
-_WHEELS = REQUIREMENTS / "cluster.txt"
+WHEELS = REQUIREMENTS / "cluster.txt"
 
 
 def python_path() -> tuple[Path, Path]:
     """Give the folders that make `import grpc` and `import deviceplugin_pb2_grpc` work."""
-    wheels = installed_wheel(_WHEELS)
-    parts = ((MODULE / "go.sum").read_bytes(), _WHEELS.read_bytes())
+    wheels = installed_wheel(WHEELS)
+    parts = ((MODULE / "go.sum").read_bytes(), WHEELS.read_bytes())
     target = cache_root() / "device-plugin-api" / digest(*parts)
     if not target.is_dir():
         with published(target) as folder:
@@ -39,7 +39,7 @@ def python_path() -> tuple[Path, Path]:
 
 
 def _generate(folder: Path, wheels: Path) -> None:
-    shutil.copyfile(_kubelet_module() / _PROTO, folder / "deviceplugin.proto")
+    shutil.copyfile(kubelet_module() / _PROTO, folder / "deviceplugin.proto")
     arguments = (f"--proto_path={folder}", f"--python_out={folder}", f"--grpc_python_out={folder}")
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", *arguments, "deviceplugin.proto"],
@@ -48,7 +48,7 @@ def _generate(folder: Path, wheels: Path) -> None:
     )
 
 
-def _kubelet_module() -> Path:
+def kubelet_module() -> Path:
     """Give the folder of k8s.io/kubelet, of the version that go.mod pins, in the module cache."""
     go = go_tool(go_version_needed((MODULE / "go.mod").read_text(encoding="utf-8")))
     output_of(go, "-C", MODULE, "mod", "download", "k8s.io/kubelet")

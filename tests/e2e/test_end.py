@@ -1,5 +1,7 @@
 """How Sessions end when nothing goes wrong."""
 
+from pathlib import Path
+
 import pytest
 import redis
 from tests.support.session_world import World
@@ -65,6 +67,19 @@ def test_a_pod_that_never_held_memory_ends_as_nothing_held(world: World) -> None
     world.close("empty")
 
     assert world.wait_phase("empty", "Destroyed")["release"]["verdict"] == "NothingHeld"
+
+
+def test_a_session_knows_its_gpu_before_its_pod_holds_anything(world: World) -> None:
+    """Kubelet tells it at the bind, and given is not held."""
+    status = world.start("early")
+    (process,) = world.processes(status["podUID"])
+
+    environment = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
+
+    assert [f"NVIDIA_VISIBLE_DEVICES={uuid}" for uuid in status["gpuUUIDs"]] == [
+        variable for variable in environment if variable.startswith("NVIDIA_VISIBLE")
+    ]
+    assert not status.get("seenHolding")
 
 
 def test_an_end_costs_seven_writes_at_most_and_a_quiet_life_none(world: World) -> None:

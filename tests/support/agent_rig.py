@@ -1,7 +1,8 @@
 """The agent's objects, joined as its main.py joins them, on a node of real processes.
 
 NVML is the simulator behind the real pynvml, cgroups and /proc entries are those that the
-simulated kubelet keeps, kube-apiserver is the fake one. Only the wall clock is ours.
+simulated kubelet keeps, as is its PodResources API; kube-apiserver is the fake one. Only
+the wall clock is ours.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any, Self
 import aiohttp
 from tests.support.fake_apiserver import FakeApiserver
 from tests.support.nvml_simulator import SimulatedNode
+from tests.support.pod_resources_server import PodResourcesServer
 from tests.support.simulated_node.containers import Program, ShimProcess
 from tests.support.simulated_node.process_files import ProcessFiles
 from tests.support.toolchain import REPOSITORY
@@ -28,6 +30,7 @@ from gpusession.agent.nvml import Nvml
 from gpusession.agent.observer import Observer
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import PodCheck
+from gpusession.agent.pod_resources import PodResources
 from gpusession.agent.processes import PodProcesses
 from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
@@ -73,6 +76,7 @@ class AgentRig:
         self.apiserver = FakeApiserver()
         self.files = ProcessFiles(root)
         self.socket = root / "pr.sock"
+        self.given: dict[tuple[str, str], dict[str, list[str]]] = {}
         self.boot_id = "boot-1"
         self.now = 1_000_000.0
         self._kept = AsyncExitStack()
@@ -82,8 +86,7 @@ class AgentRig:
 
     async def __aenter__(self) -> Self:
         await self._kept.enter_async_context(self.apiserver)
-        self.kubelet = await asyncio.start_unix_server(_hold, self.socket)
-        self._kept.callback(self.kubelet.close)
+        await self._kept.enter_async_context(PodResourcesServer(self.socket, lambda: self.given))
         watching = asyncio.create_task(self.files.watch())
         self._kept.push_async_callback(_cancelled, watching)
         await self.start_agent()
@@ -117,6 +120,7 @@ class AgentRig:
             boot_id=self.boot_id,
             namespace=self.namespace,
             reader=self.reader,
+            resources=PodResources(self.socket, timeout=timedelta(seconds=2)),
             view=view,
             ledger=self.ledger,
         )
@@ -151,6 +155,7 @@ class AgentRig:
         """Start a Pod with the workload of the harness, and return when it holds memory."""
         uid, container_id = str(uuid.uuid4()), uuid.uuid4().hex * 2
         self.apiserver.add_pod(name, uid=uid, node=NODE, use=use)
+        self.given.setdefault(("default", name), {})
         cgroup = Path("rc-node-1/kubepods/burstable") / f"pod{uid}"
         log = self.root / f"{name}.log"
         argv = [sys.executable, "-m", "tests.support.workload", "--memory", memory, *args]
@@ -169,6 +174,10 @@ class AgentRig:
             await asyncio.sleep(0.005)
         self.files.refresh(container_id)
         return RunningPod(name, uid, cgroup, container_id, shim, log)
+
+    def give(self, pod: RunningPod, *ids: str) -> None:
+        """Have kubelet say that it has given these devices to the Pod."""
+        self.given["default", pod.name] = {"nvidia.com/gpu": list(ids)}
 
     def pids(self, pod: RunningPod) -> list[int]:
         """Give the pids that the Pod's container lists."""
@@ -206,13 +215,6 @@ def owner(uid: str, phase: str = "Active") -> dict[str, Any]:
         "spec": {"podRefs": [{"name": "pod"}]},
         "status": {"phase": phase},
     }
-
-
-async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -5,7 +5,8 @@
 
 Below --root it keeps what an agent reads: cgroup/, proc/, nvml/ (the NVML simulator's state),
 pod-resources/kubelet.sock and boot_id; and for people logs/. It prints `ready` when its Node
-is registered. Every start is a reboot: what ran before is gone, by SIGKILL too.
+is registered and the socket answers. Every start is a reboot: what ran before is gone, by
+SIGKILL too.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from tests.support.pod_resources_server import PodResourcesServer, Pods
 from tests.support.simulated_node.api import Api, Login
 from tests.support.simulated_node.node import (
     Devices,
@@ -29,6 +31,7 @@ from tests.support.simulated_node.node import (
     register,
 )
 from tests.support.simulated_node.pod_run import PodRun
+from tests.support.simulated_node.pod_spec import GPU
 from tests.support.simulated_node.process_files import ProcessFiles, replace
 from tests.support.simulated_node.quantity import parse_quantity
 
@@ -63,6 +66,11 @@ class Kubelet:
         self._tasks = tasks
         self._runs: dict[str, PodRun] = {}
 
+    def pod_resources(self) -> Pods:
+        """Tell which GPU each Pod has, as the PodResources API tells it."""
+        runs = self._runs.items()
+        return {run.names: {GPU: self._node.devices.ids(uid)} for uid, run in runs}
+
     async def follow_pods(self) -> None:
         """Act on what the apiserver says of the node's Pods, for ever."""
         selector = f"spec.nodeName={self._node.name}"
@@ -94,12 +102,6 @@ class Kubelet:
             run.vanish()
 
 
-async def hold_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Keep a pod-resources client connected: it wants to know our pid, nothing else yet."""
-    await reader.read()
-    writer.close()
-
-
 def build_node(asked: argparse.Namespace, api: Api) -> SimulatedNodeParts:
     """Lay out the root folder of a node that has just booted."""
     root = asked.root.resolve()
@@ -128,6 +130,13 @@ def build_node(asked: argparse.Namespace, api: Api) -> SimulatedNodeParts:
     )
 
 
+async def serve_pod_resources(socket: Path, kubelet: Kubelet) -> None:
+    """Answer on the socket until cancelled; the node is ready from then on."""
+    async with PodResourcesServer(socket, kubelet.pod_resources):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+
 async def run(asked: argparse.Namespace) -> None:
     """Be a node until cancelled; then its processes are gone, and its Pods not told."""
     async with Api(Login.read(asked.kubeconfig)) as api:
@@ -135,13 +144,12 @@ async def run(asked: argparse.Namespace) -> None:
         socket = node.root / "pod-resources" / "kubelet.sock"
         socket.unlink(missing_ok=True)
         await register(node)
-        server = await asyncio.start_unix_server(hold_connection, socket)
-        with contextlib.closing(server):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(keep_alive(node, period=asked.heartbeat_seconds))
-                tasks.create_task(node.files.watch())
-                tasks.create_task(Kubelet(node, tasks).follow_pods())
-                print("ready", flush=True)
+        async with asyncio.TaskGroup() as tasks:
+            kubelet = Kubelet(node, tasks)
+            tasks.create_task(serve_pod_resources(socket, kubelet))
+            tasks.create_task(keep_alive(node, period=asked.heartbeat_seconds))
+            tasks.create_task(node.files.watch())
+            tasks.create_task(kubelet.follow_pods())
 
 
 async def run_until_sigterm(asked: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """Binds a Session to a Pod of this node: from then on the ledger watches what it holds."""
 
+import asyncio
+
 import msgspec
 
 from gpusession.agent.gpu_view import GpuView, Scene, sighting_of
@@ -8,6 +10,7 @@ from gpusession.agent.ledger_row import Claim, Row, RowState
 from gpusession.agent.nvml import Blind
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import refusal_of_bind
+from gpusession.agent.pod_resources import PodResources, Unseen
 from gpusession.api.release import BindReport, BindRequest, ReleaseReport, StateReport, Verdict
 from gpusession.api.session import Phase, Reason, Session
 from gpusession.kube.reader import KubeReader
@@ -26,6 +29,7 @@ class Binder:
         boot_id: str,
         namespace: PidNamespace,
         reader: KubeReader,
+        resources: PodResources,
         view: GpuView,
         ledger: Ledger,
     ) -> None:
@@ -33,6 +37,7 @@ class Binder:
         self._boot_id = boot_id
         self._namespace = namespace
         self._reader = reader
+        self._resources = resources
         self._view = view
         self._ledger = ledger
 
@@ -57,12 +62,23 @@ class Binder:
         refusal = None if row is None else _refusal_of_row(row, request)
         if refusal is not None:
             return _refused(*refusal)
-        scene = await self._view.look()
+        assigned, scene = await asyncio.gather(self._assigned(request), self._view.look())
+        if isinstance(scene, Scene) and not assigned <= scene.gpu_uuids:
+            # A MIG device that nobody uses is in no list, and NVML knows it by name. A GPU that
+            # NVML does not know can never be seen to be free.
+            scene = await self._view.look(assigned)
         if isinstance(scene, Blind):
             return _refused(Reason.DEVICE_NOT_OBSERVABLE, f"NVML: {scene.detail}")
-        return await self._claim(request, scene)
+        return await self._claim(request, scene, assigned)
 
-    async def _claim(self, request: BindRequest, scene: Scene) -> BindReport:
+    async def _assigned(self, request: BindRequest) -> frozenset[str]:
+        """Ask kubelet for the Pod's GPUs; where it cannot tell, NVML's lists have to do."""
+        found = await self._resources.gpus_of(request.session_namespace, request.pod_name)
+        return frozenset() if isinstance(found, Unseen) else frozenset(found)
+
+    async def _claim(
+        self, request: BindRequest, scene: Scene, assigned: frozenset[str]
+    ) -> BindReport:
         sighting = sighting_of(scene, request.pod_uid)
         claim = Claim(
             session_uid=request.session_uid,
@@ -73,9 +89,9 @@ class Binder:
             boot_id=self._boot_id,
         )
         baseline = {stranger.id for stranger in sighting.strangers if stranger.id is not None}
-        bound = await self._ledger.bind(claim, baseline=baseline)
+        bound = await self._ledger.bind(claim, baseline=baseline, assigned=assigned)
         if not bound and await self._has_closed_a_dead_claim(request.pod_uid):
-            bound = await self._ledger.bind(claim, baseline=baseline)
+            bound = await self._ledger.bind(claim, baseline=baseline, assigned=assigned)
         if not bound:
             return _refused(Reason.POD_IN_USE, "another Session has this Pod")
         seen = {request.session_uid: (sighting.gpu_uuids, sighting.memory_bytes)}

@@ -20,6 +20,7 @@ from gpusession.agent.nvml import Nvml
 from gpusession.agent.observer import Observer
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.pod_check import PodCheck
+from gpusession.agent.pod_resources import PodResources
 from gpusession.agent.processes import PodProcesses
 from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
@@ -71,6 +72,9 @@ async def run(settings: AgentSettings) -> None:
             boot_id=boot_id,
             namespace=namespace,
             reader=reader,
+            resources=PodResources(
+                settings.pod_resources_socket, timeout=settings.pod_resources_timeout
+            ),
             view=view,
             ledger=ledger,
         )

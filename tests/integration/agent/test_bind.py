@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.support.agent_rig import GIB, GPU, NODE, AgentRig, RunningPod, owner
+from tests.support.agent_rig import GIB, GPU, NODE, OTHER_GPU, AgentRig, RunningPod, owner
 
 from gpusession.agent.processes import ProcessId
 from gpusession.api.release import BindReport
 from gpusession.api.session import Reason
 from gpusession.errors import ApiUnavailable
+
+UNKNOWN_GPU = "GPU-5a2c0000-0000-4000-8000-0000000000ff"
+MIG = "MIG-5a2c0000-0000-4000-8000-0000000000aa"
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -27,6 +30,86 @@ async def test_a_bind_tells_what_nvml_shows_of_the_pod(rig: AgentRig) -> None:
         memory_bytes=6 * GIB,
         boot_id=rig.boot_id,
     )
+
+
+async def test_a_bind_tells_what_kubelet_has_given_before_any_of_it_is_held(
+    rig: AgentRig,
+) -> None:
+    """The device is recorded, and nobody claims to have seen it held."""
+    pod = await rig.start_pod(memory="0")
+    rig.give(pod, f"{OTHER_GPU}::4")
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+    row = await rig.ledger.find("session-1")
+
+    assert (report.bound, report.gpu_uuids, report.seen_holding) == (True, (OTHER_GPU,), False)
+    assert row is not None
+    assert (row.gpu_uuids, row.seen_holding) == ((OTHER_GPU,), False)
+
+
+async def test_what_is_given_and_what_is_seen_are_both_told(rig: AgentRig) -> None:
+    """A privileged Pod may hold on a GPU that it was never given."""
+    pod = await rig.start_pod()
+    rig.give(pod, OTHER_GPU)
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert (report.gpu_uuids, report.seen_holding) == ((GPU, OTHER_GPU), True)
+
+
+async def test_a_given_device_that_nvml_does_not_know_binds_nothing(rig: AgentRig) -> None:
+    """Nobody could ever see it free: a GPU that fell off the bus, or a MIG device that went."""
+    pod = await rig.start_pod(memory="0")
+    rig.give(pod, UNKNOWN_GPU)
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert (report.bound, report.reason) == (False, Reason.DEVICE_NOT_OBSERVABLE)
+    assert UNKNOWN_GPU in report.message
+    assert await rig.ledger.find("session-1") is None
+
+
+async def test_a_given_mig_device_is_recorded_by_its_own_uuid(rig: AgentRig) -> None:
+    """NVML knows it by that name as it knows GPUs."""
+    rig.node.add_device(MIG)
+    pod = await rig.start_pod(memory="0")
+    rig.give(pod, MIG)
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert (report.bound, report.gpu_uuids) == (True, (MIG,))
+
+
+async def test_ids_that_are_no_uuids_leave_it_to_nvml(rig: AgentRig) -> None:
+    """A device plugin may call its devices what it likes."""
+    pod = await rig.start_pod()
+    rig.give(pod, "0", "nvidia1", f"{GPU}-3")
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert (report.bound, report.gpu_uuids) == (True, (GPU,))
+
+
+async def test_a_kubelet_that_cannot_tell_leaves_it_to_nvml(rig: AgentRig) -> None:
+    """It knows no such Pod; NVML's lists show what the Pod holds."""
+    pod = await rig.start_pod()
+    rig.given.clear()
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert (report.bound, report.gpu_uuids) == (True, (GPU,))
+
+
+async def test_a_later_bind_mends_what_kubelet_could_not_tell(rig: AgentRig) -> None:
+    """The controller repeats every bind now and then."""
+    pod = await rig.start_pod(memory="0")
+    rig.given.clear()
+    await rig.binder.bind(rig.bind_request(pod))
+    rig.give(pod, OTHER_GPU)
+
+    report = await rig.binder.bind(rig.bind_request(pod))
+
+    assert report.gpu_uuids == (OTHER_GPU,)
 
 
 async def test_a_repeated_bind_answers_the_same_and_remembers_sightings(rig: AgentRig) -> None:

@@ -35,6 +35,20 @@ async def test_a_pod_that_allocates_after_its_bind_is_seen_holding(rig: AgentRig
     assert (unseen.seen_holding, unseen.gpu_uuids) == (False, ())
 
 
+async def test_a_first_sight_on_a_device_that_was_given_is_noted(rig: AgentRig) -> None:
+    """It stands in the row already, and a process without a size adds no bytes either."""
+    pod = await rig.start_pod(memory="0")
+    rig.give(pod, GPU)
+    await rig.binder.bind(rig.bind_request(pod))
+    given = await _row(rig)
+    _allocate(rig, rig.pids(pod)[0], 0)
+
+    await rig.observer.observe()
+
+    assert (given.gpu_uuids, given.seen_holding) == ((GPU,), False)
+    assert (await _row(rig)).seen_holding
+
+
 async def test_the_most_bytes_ever_seen_are_kept(rig: AgentRig) -> None:
     """Less memory later does not unsee the most."""
     pod = await rig.start_pod()

@@ -1,5 +1,6 @@
 """The simulated kubelet against a real apiserver, with real processes and signals."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from tests.support.nvml_simulator import start_time
 from tests.support.processes import wait_until
 from tests.support.simulated_node.pods import NAMESPACE, Node
 from tests.support.simulated_node.program import KubeletProgram
+
+from gpusession.agent.pod_resources import PodResources, Unseen
 
 LOOK = """
 import json, pynvml
@@ -227,6 +231,21 @@ def test_the_pod_resources_socket_shows_the_pid_of_the_kubelet(node: Node) -> No
         peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
 
     assert struct.unpack("3i", peer)[0] == node.kubelet.process.pid
+
+
+async def _gpus(node: Node, name: str) -> tuple[str, ...] | Unseen:
+    socket = node.root / "pod-resources" / "kubelet.sock"
+    return await PodResources(socket, timeout=timedelta(seconds=5)).gpus_of(NAMESPACE, name)
+
+
+def test_pod_resources_name_the_gpu_of_each_pod(node: Node) -> None:
+    """Kubelet's own API tells what the containers see, by the id of a shared GPU's replica."""
+    (pid,) = node.start_pod("accelerated")
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+    (gpu,) = asyncio.run(_gpus(node, "accelerated"))
+
+    assert f"NVIDIA_VISIBLE_DEVICES={gpu}" in environment
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The node itself: what its Pods share, its Node object and its Lease."""
 
 import asyncio
+import itertools
 import os
 import platform
 import time
@@ -46,16 +47,25 @@ class Devices:
     def __init__(self, uuids: list[str]) -> None:
         self.uuids = uuids
         self._given: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
 
     def assign(self, pod_uid: str) -> str:
         """Give a Pod its GPU."""
         taken = list(self._given.values())
-        self._given[pod_uid] = min(self.uuids, key=taken.count)
-        return self._given[pod_uid]
+        uuid = min(self.uuids, key=taken.count)
+        self._given[pod_uid] = uuid
+        ids = (f"{uuid}::{replica}" for replica in itertools.count())
+        self._ids[pod_uid] = next(id_ for id_ in ids if id_ not in self._ids.values())
+        return uuid
+
+    def ids(self, pod_uid: str) -> list[str]:
+        """Give the ids by which kubelet knows what a Pod has: replicas, as GPUs are shared."""
+        return [self._ids[pod_uid]] if pod_uid in self._ids else []
 
     def give_back(self, pod_uid: str) -> None:
         """Take note that a Pod is over."""
         self._given.pop(pod_uid, None)
+        self._ids.pop(pod_uid, None)
 
 
 @dataclass(frozen=True, slots=True)

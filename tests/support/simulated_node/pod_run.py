@@ -42,6 +42,12 @@ class PodRun:
         self._ending.set()
         self._news.set()
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Namespace and name."""
+        metadata = self._pod["metadata"]
+        return metadata["namespace"], metadata["name"]
+
     async def run(self) -> None:
         """Lead the Pod until nothing is left of it on this node, and then in the apiserver."""
         if not pod_spec.has_ended(self._pod) and not self._ending.is_set():
@@ -57,8 +63,8 @@ class PodRun:
 
     @property
     def _path(self) -> str:
-        metadata = self._pod["metadata"]
-        return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+        namespace, name = self.names
+        return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
     async def _run_containers(self) -> None:
         cgroup = pod_spec.pod_cgroup(self._pod)
