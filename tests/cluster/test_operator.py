@@ -149,6 +149,32 @@ def _workloads(cluster: RealCluster, node: str, pod_uid: str) -> list[str]:
     return cluster.enter(node, "sh", "-c", script).stdout.split()
 
 
+def _given(cluster: RealCluster, status: Object) -> set[str]:
+    """Give the GPUs that kubelet had the device plugin give to the Pod's container."""
+    found: set[str] = set()
+    for listed in _workloads(cluster, status["nodeName"], status["podUID"]):
+        environ = Path(listed).with_name("environ")
+        text = cluster.enter(status["nodeName"], "cat", str(environ)).stdout
+        for variable in text.split("\0"):
+            name, _, value = variable.partition("=")
+            if name == "NVIDIA_VISIBLE_DEVICES":
+                found |= set(value.split(","))
+    return found
+
+
+def test_session_knows_its_gpu_before_anything_is_held(cluster: RealCluster) -> None:
+    """The agent has it from kubelet's PodResources API, and nobody claims a sight."""
+    late = ("--memory=1Gi", "--allocate-after=600", "--ready-first")
+
+    status = _start(cluster, "early", *late)
+
+    given = _given(cluster, status)
+    assert given
+    assert set(status["gpuUUIDs"]) == given
+    assert not status.get("seenHolding")
+    cluster.kubectl("delete", "session", "early", "--timeout=60s")
+
+
 def test_delete_returns_when_the_memory_is_free(cluster: RealCluster) -> None:
     """One kubectl delete on a real Pod: no process of it is left, and no finalizer stuck."""
     status = _start(cluster, "chat", "--memory=2Gi")
