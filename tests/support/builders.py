@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 
-from gpusession.api.cluster import Node, NodeSpec, ObjectMeta, Pod, PodSpec, PodStatus, Taint
+from gpusession.api.cluster import (
+    Node,
+    NodeSpec,
+    ObjectMeta,
+    OwnerReference,
+    Pod,
+    PodSpec,
+    PodStatus,
+    Taint,
+)
 from gpusession.api.release import BindReport, ReleaseReport, StateReport, Verdict
 from gpusession.api.session import (
     BIND_INTENT_ANNOTATION,
@@ -119,6 +128,7 @@ def make_pod(
     node: str | None = "node-a",
     ends: datetime | None = None,
     grace: timedelta | None = None,
+    owner: OwnerReference | None = None,
 ) -> Pod:
     """Give Pod `chat`; `ends` and `grace` are those of a deletion that runs."""
     return Pod(
@@ -129,9 +139,19 @@ def make_pod(
             labels={} if use is None else {USE_LABEL: use},
             deletion_timestamp=None if ends is None else timestamp(ends),
             deletion_grace_period_seconds=None if grace is None else int(grace.total_seconds()),
+            owner_references=() if owner is None else (owner,),
         ),
         spec=PodSpec(node_name=node),
         status=PodStatus(phase=phase, pod_ip="10.0.0.1"),
+    )
+
+
+def make_owner(
+    kind: str = "ReplicaSet", *, api_version: str = "apps/v1", name: str = "chat"
+) -> OwnerReference:
+    """Give the reference to a controller of this kind."""
+    return OwnerReference(
+        api_version=api_version, kind=kind, name=name, uid=f"{kind}-1", controller=True
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from tests.support import session_api
 from tests.support.control_plane import ControlPlane
 
-from gpusession.api.cluster import Node, Pod
+from gpusession.api.cluster import Node, Pod, Workload
 from gpusession.api.session import GROUP, VERSION, Session
 from gpusession.errors import ApiUnavailable
 from gpusession.kube.client import KubeClient
@@ -96,6 +96,53 @@ class Cluster:
         manifest = session_api.pod(name, self.namespace, labels)
         await self.admin.send("POST", self._path("pods"), body=manifest)
         return await self.set_pod_phase(name, "Running")
+
+    async def workload(self, kind: str, name: str, *, replicas: int = 1, **spec: Any) -> Workload:
+        """Create an owner of Pods, whose controller then makes them; `owner` is its own."""
+        group, plural = ("", "replicationcontrollers")
+        if kind != "ReplicationController":
+            group, plural = "apps/", f"{kind.lower()}s"
+        metadata: Object = {"name": name, "ownerReferences": spec.pop("owners", [])}
+        labels = {"app": name}
+        manifest = {
+            "apiVersion": f"{group}v1",
+            "kind": kind,
+            "metadata": metadata,
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": labels} if group else labels,
+                "template": {
+                    "metadata": {"labels": labels | {"gpusession.dev/use": "exclusive"}},
+                    "spec": session_api.pod(name, self.namespace)["spec"],
+                },
+                **spec,
+            },
+        }
+        base = f"/api{'s' if group else ''}/{group}v1/namespaces/{self.namespace}"
+        answer = await self.admin.send("POST", f"{base}/{plural}", body=manifest)
+        return msgspec.json.decode(answer, type=Workload)
+
+    async def pods_of(self, name: str, count: int = 1) -> list[Pod]:
+        """Wait until an owner's controller has made its Pods; sorted by name."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                body = await self.admin.get(self._path("pods"), {"labelSelector": f"app={name}"})
+                items = json.loads(body or b"{}")["items"]
+                if len(items) == count:
+                    pods = [msgspec.convert(item, Pod) for item in items]
+                    return sorted(pods, key=lambda pod: pod.metadata.name)
+                await asyncio.sleep(0.05)
+
+    async def settled(self, replica_set: str, count: int = 1) -> str:
+        """Wait until a ReplicaSet has made its Pods and said so; gives its version then."""
+        await self.pods_of(replica_set, count)
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/replicasets/{replica_set}"
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found = json.loads(await self.admin.get(path) or b"{}")
+                if found["status"].get("replicas") == count:
+                    return found["metadata"]["resourceVersion"]
+                await asyncio.sleep(0.05)
 
     async def set_pod_phase(self, name: str, phase: str) -> Pod:
         """Report a Pod's phase, as its kubelet would."""

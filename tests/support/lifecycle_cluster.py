@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from tests.support.builders import GIB, NOW, make_node, make_pod
+from tests.support.builders import GIB, NOW, make_node, make_owner, make_pod
 
 from gpusession.api.cluster import OUT_OF_SERVICE_TAINT, Node, Pod
 from gpusession.api.release import COMPLETING, BindReport, Mode, ReleaseReport, StateReport, Verdict
@@ -58,6 +58,14 @@ class Cluster:
         self.troubled: set[str] = set()
         """Pod uids and node names that were ever less than fine."""
         self.pods_made = 0
+        self.owned = False
+        """Whether a ReplicaSet makes the Pods."""
+        self.replicas = 1
+        self.owner_version = 0
+        self.rival = False
+        """Whether the ReplicaSet has another living Pod."""
+        self.may_recreate = False
+        """Whether there ever was a reason to leave the ReplicaSet as it is."""
 
     # ---- the agents ----
 
@@ -136,7 +144,7 @@ class Cluster:
         """Create the Pod on a node; it allocates at once where the machine runs."""
         self.pods_made += 1
         uid = f"p-{self.pods_made}"
-        self.pod = make_pod(uid, node=node)
+        self.pod = make_pod(uid, node=node, owner=make_owner() if self.owned else None)
         if self.machines[node].on:
             self.machines[node].holding.add(uid)
 
@@ -162,6 +170,18 @@ class Cluster:
         for machine in self.machines.values():
             if self.pod is not None:
                 machine.holding.discard(self.pod.metadata.uid)
+
+    def scale(self, replicas: int) -> None:
+        """Change what the ReplicaSet wants; it is another version from then on."""
+        self.replicas, self.owner_version = replicas, self.owner_version + 1
+
+    def owner_acts(self, node: str) -> None:
+        """Let the ReplicaSet come closer to what it wants, as its controller does."""
+        going = self.pod is None or self.pod.metadata.deletion_timestamp is not None
+        if not self.replicas and not going:
+            self.delete_pod(timedelta(seconds=30))
+        elif self.replicas and self.pod is None:
+            self.create_pod(node)
 
     def remove_pod(self) -> None:
         """Remove the Pod object; its processes are another matter."""

@@ -6,12 +6,12 @@ must never happen.
 
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
 import msgspec
-from tests.support.builders import make_metadata, make_spec
+from tests.support.builders import make_metadata, make_owner, make_spec
 from tests.support.lifecycle_cluster import UID, Cluster, Machine, Row
 
 from gpusession.api.cluster import Node, Pod
@@ -41,10 +41,12 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Release,
+    ScaleOwner,
 )
 from gpusession.rules.conditions import holds
-from gpusession.rules.evidence import recorded_node
-from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Unreachable
+from gpusession.rules.evidence import ENDED_POD_PHASES, recorded_node
+from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Owner, Unreachable
+from gpusession.rules.owner import PATIENCE, concerns_owner
 
 TABLE = {
     None: {None, Phase.PENDING, Phase.ACTIVE, Phase.PENDING_DESTROY, Phase.DESTROYED},
@@ -79,6 +81,8 @@ class Found:
     release: ReleaseReport | Unreachable | None = None
     cleared: StateReport | None = None
     rebind_due: bool = False
+    owned: bool = False
+    scaled: bool = False
 
 
 class World(Cluster):
@@ -128,15 +132,18 @@ class World(Cluster):
             return None
         self._looked_at = session
         over = session.status.phase is Phase.DESTROYED
+        pod = UNSEEN if over else self._look_at_pod(session)
         return session.status, Observation(
             metadata=session.metadata,
             spec=session.spec,
-            pod=UNSEEN if over else self._look_at_pod(session),
+            pod=pod,
             node=UNSEEN if over else self._look_at_node(session),
             bind=self.found.bind,
             release=self.found.release,
             cleared=self.found.cleared,
             rebind_due=self.found.rebind_due,
+            owner=UNSEEN if over else self._look_at_owner(session, pod),
+            scaled=self.found.scaled,
         )
 
     def _look_at_pod(self, session: Session) -> Pod | Look:
@@ -155,6 +162,14 @@ class World(Cluster):
             return node
         return (node or ABSENT) if self.api_up else UNSEEN
 
+    def _look_at_owner(self, session: Session, pod: Pod | Look) -> Owner | Look:
+        if isinstance(pod, Pod) and concerns_owner(session.status, session.spec, pod):
+            self.found.owned = True
+        if not self.found.owned or not self.api_up:
+            return UNSEEN
+        version = str(self.owner_version)
+        return Owner(make_owner(), version, self.replicas, others=int(self.rival))
+
     # ---- what the controller does ----
 
     def perform(self, action: Action, after: SessionStatus, fate: Fate) -> None:
@@ -162,6 +177,8 @@ class World(Cluster):
         self.now += timedelta(seconds=1)
         session = self.cache.get(UID) or self._looked_at
         match action:
+            case ScaleOwner():
+                self._scale_owner(action, fate)
             case Hold() | RecordStatus() | DropFinalizer() | DeletePod() | DeleteSession():
                 self._request(action, session, after, fate)
             case Bind():
@@ -229,9 +246,27 @@ class World(Cluster):
         assert self.current is not None
         assert self.current.status.active_since, "a Pod that was never ours was deleted"
         assert self.current.status.pod_uid == action.uid, "another Pod was deleted"
-        assert self.current.spec.pod_refs[0].on_release is OnRelease.DELETE_POD
+        assert self.current.spec.pod_refs[0].on_release is not OnRelease.NONE
+        self._assert_may_recreate(self.current)
         if self.pod is not None and self.pod.metadata.uid == action.uid and self.pod.use:
             self.delete_pod(action.grace)
+
+    def _scale_owner(self, action: ScaleOwner, fate: Fate) -> None:
+        current = self.current
+        assert current is not None
+        assert current.spec.pod_refs[0].on_release is OnRelease.SCALE_OWNER
+        assert current.status.phase is Phase.PENDING_DESTROY, "scaled before the end was written"
+        same = action.owner.resource_version == str(self.owner_version)
+        taken = fate in (Fate.ANSWERED, Fate.UNANSWERED) and same
+        if taken:
+            assert self.replicas == 1, "a second replica was taken away"
+            assert not self.rival, "somebody else's Pod was scaled away"
+            self.scale(0)
+            self.may_recreate = True  # whoever scales it up again has their reason
+        if fate is Fate.ANSWERED and taken:
+            self.found.scaled = True
+        elif not action.last_try:
+            raise Lost
 
     def _same(self, seen: Session) -> Session:
         if self.current is None:
@@ -317,6 +352,13 @@ class World(Cluster):
         replaced = intent.pod_uid in self.troubled and not self.current.status.active_since
         durable = self.current.status.phase in (Phase.PENDING_DESTROY, Phase.DESTROYED)
         assert durable or replaced, "released before the end was written"
+
+    def _assert_may_recreate(self, current: Session) -> None:
+        begun = datetime.fromisoformat(current.status.pending_destroy_since or "")
+        late = self.now - begun >= PATIENCE
+        ended = self.pod is not None and self.pod.status.phase in ENDED_POD_PHASES
+        fine = not self.owned or self.may_recreate or self.rival or late or ended
+        assert fine, "the Pod was deleted before its owner was scaled"
 
     def _assert_proven(self, current: Session, after: SessionStatus) -> None:
         assert holds(after, ConditionType.GPU_RELEASED)

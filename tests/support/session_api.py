@@ -64,6 +64,17 @@ def create_namespace(plane: ControlPlane, name: str) -> None:
     )
 
 
+def replication_controller(name: str, namespace: str, *, replicas: int) -> dict[str, Any]:
+    """Give the manifest of the plainest owner of Pods."""
+    template = {"metadata": {"labels": {"app": name}}, "spec": pod(name, namespace)["spec"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "ReplicationController",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"replicas": replicas, "selector": {"app": name}, "template": template},
+    }
+
+
 def create(
     plane: ControlPlane, manifest: dict[str, Any], *options: str, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
@@ -106,6 +117,7 @@ def install(plane: ControlPlane) -> None:
         period=0.1,
     )
     create(plane, pod(PROBE, PROBE))
+    create(plane, replication_controller(PROBE, PROBE, replicas=0))
     for what, arguments, manifest in _forbidden():
         wait_until(
             lambda a=arguments, m=manifest: _is_refused(plane, a, m),
@@ -123,10 +135,12 @@ def _forbidden() -> list[tuple[str, tuple[str, ...], dict[str, Any] | None]]:
     bound["metadata"]["annotations"] = {BIND_INTENT: "node/uid"}
     probe = (PROBE, f"--namespace={PROBE}")
     drop = ("patch", "session", *probe, "--type=merge", '-p={"metadata":{"finalizers":[]}}')
+    scale = ("scale", "rc", *probe, "--replicas=2")
     return [
         ("session-state-keys", ("create", "-f", "-"), foreign),
         ("session-annotations", ("create", "-f", "-"), bound),
         ("session-pod-deletion", ("delete", "pod", *probe, f"--as={CONTROLLER}"), None),
+        ("session-owner-scaling", (*scale, f"--as={CONTROLLER}"), None),
         ("session-finalizer", (*drop, f"--as={HUMAN}"), None),
     ]
 

@@ -8,6 +8,30 @@ OUT_OF_SERVICE_TAINT = "node.kubernetes.io/out-of-service"
 """Set by a human or a cloud controller: the node is down and its pods are not running."""
 
 
+SCALABLE = {
+    ("apps/v1", "Deployment"): "deployments",
+    ("apps/v1", "ReplicaSet"): "replicasets",
+    ("apps/v1", "StatefulSet"): "statefulsets",
+    ("v1", "ReplicationController"): "replicationcontrollers",
+}
+"""Owners of Pods that have a scale, and how their collections are called."""
+
+
+class OwnerReference(Words, frozen=True, kw_only=True):
+    """metav1.OwnerReference; at most one owner of an object is its controller."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+    @property
+    def is_scalable(self) -> bool:
+        """Whether it is of a kind whose scale we may write."""
+        return (self.api_version, self.kind) in SCALABLE
+
+
 class ObjectMeta(Words, frozen=True, kw_only=True):
     """metav1.ObjectMeta, as far as it is read."""
 
@@ -18,6 +42,12 @@ class ObjectMeta(Words, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     deletion_timestamp: str | None = None
     deletion_grace_period_seconds: int | None = None
+    owner_references: tuple[OwnerReference, ...] = ()
+
+    @property
+    def controller(self) -> OwnerReference | None:
+        """The one owner that makes another object when this one is gone."""
+        return next((owner for owner in self.owner_references if owner.controller), None)
 
 
 class ContainerPort(Words, frozen=True, kw_only=True):
@@ -78,6 +108,38 @@ class Node(Words, frozen=True, kw_only=True):
 
     metadata: ObjectMeta
     spec: NodeSpec = NodeSpec()
+
+
+class Ordinals(Words, frozen=True, kw_only=True):
+    """Where a StatefulSet begins to count."""
+
+    start: int = 0
+
+
+class WorkloadSpec(Words, frozen=True, kw_only=True):
+    """How many Pods are wanted."""
+
+    replicas: int = 1
+    ordinals: Ordinals = Ordinals()
+
+
+class Workload(Words, frozen=True, kw_only=True):
+    """A Deployment, ReplicaSet, StatefulSet or ReplicationController."""
+
+    metadata: ObjectMeta
+    spec: WorkloadSpec = WorkloadSpec()
+
+
+class ScaleStatus(Words, frozen=True, kw_only=True):
+    """Which Pods are counted, as a label selector in words."""
+
+    selector: str = ""
+
+
+class Scale(Words, frozen=True, kw_only=True):
+    """autoscaling/v1 Scale."""
+
+    status: ScaleStatus = ScaleStatus()
 
 
 class LeaseSpec(Words, frozen=True, kw_only=True):

@@ -109,6 +109,23 @@ class Reason(StrEnum):
     KEY_REFUSED = "KeyRefused"
     WAITING_FOR_RELEASE = "WaitingForRelease"
 
+    # OwnerWillRecreate: what makes the Pod again, and what was done about it.
+    OWNED_BY_REPLICA_SET = "OwnedByReplicaSet"
+    OWNED_BY_STATEFUL_SET = "OwnedByStatefulSet"
+    OWNED_BY_REPLICATION_CONTROLLER = "OwnedByReplicationController"
+    OWNED_BY_DAEMON_SET = "OwnedByDaemonSet"
+    OWNED_BY_JOB = "OwnedByJob"
+    OWNED_BY_OTHER = "OwnedByOther"
+    OWNER_SCALED = "OwnerScaled"
+    OWNER_GONE = "OwnerGone"
+    OWNER_NOT_SCALABLE = "OwnerNotScalable"
+    OWNER_HAS_OTHER_PODS = "OwnerHasOtherPods"
+    OWNER_NOT_SCALED = "OwnerNotScaled"
+    OWNER_SCALED_UP = "OwnerScaledUp"
+    OWNER_SCALE_REFUSED = "OwnerScaleRefused"
+    OWNER_HAS_OWNER = "OwnerHasOwner"
+    OWNER_NOT_OBSERVABLE = "OwnerNotObservable"
+
 
 class ConditionStatus(StrEnum):
     """metav1.ConditionStatus."""

@@ -19,7 +19,7 @@ from gpusession.controller.leader import Leader
 from gpusession.controller.observer import Findings
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
-from gpusession.errors import AgentUnavailable, Refused, StaleLeader
+from gpusession.errors import AgentUnavailable, Refused, Retry, Stale, StaleLeader
 from gpusession.kube.writer import KubeWriter
 from gpusession.metrics import SESSIONS_ENDED, TRANSITIONS
 from gpusession.rules.actions import (
@@ -35,9 +35,10 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Release,
+    ScaleOwner,
 )
 from gpusession.rules.conditions import timestamp
-from gpusession.rules.observation import Unreachable
+from gpusession.rules.observation import Unreachable, Unscaled
 from gpusession.store.clearing import StateClearer
 
 STATE_TIMEOUT = timedelta(seconds=30)
@@ -88,6 +89,7 @@ class Performer:
             RecordStatus: self._record_status,
             OpenRecord: self._open_record,
             ForgetRecord: self._forget_record,
+            ScaleOwner: self._scale_owner,
             DeletePod: self._delete_pod,
             Release: self._release,
             ClearState: self._clear_state,
@@ -190,6 +192,24 @@ class Performer:
 
     async def _delete_session(self, _: DeleteSession, now: Round) -> None:
         await self._writer.delete_session(now.session.metadata)
+
+    async def _scale_owner(self, action: ScaleOwner, now: Round) -> None:
+        owner, namespace = action.owner, now.session.metadata.namespace
+        about = {"owner": owner.reference.name, "kind": owner.reference.kind}
+        try:
+            await self._writer.scale(
+                namespace, owner.reference, version=owner.resource_version, replicas=owner.spared
+            )
+        except Refused as error:
+            log.warning("scaling refused", **about, error=str(error))
+            now.findings.unscaled = Unscaled(Reason.OWNER_SCALE_REFUSED, str(error))
+        except (Stale, Retry) as error:
+            if not action.last_try:
+                raise
+            log.warning("going on without scaling", **about, error=str(error))
+        else:
+            log.info("owner scaled down", **about, replicas=owner.spared)
+            now.findings.scaled = True
 
     async def _delete_pod(self, action: DeletePod, now: Round) -> None:
         try:

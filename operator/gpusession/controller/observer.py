@@ -12,11 +12,21 @@ import msgspec
 from gpusession.api.cluster import Node, Pod
 from gpusession.api.release import BindReport, ReleaseReport, StateReport
 from gpusession.api.session import Metadata, Phase, Session
+from gpusession.controller.owners import OwnerLook
 from gpusession.errors import ApiUnavailable
 from gpusession.kube.reader import KubeReader
 from gpusession.kube.reflector import Reflector
 from gpusession.rules.evidence import recorded_node
-from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Unreachable
+from gpusession.rules.observation import (
+    ABSENT,
+    UNSEEN,
+    Look,
+    Observation,
+    Owner,
+    Unreachable,
+    Unscaled,
+)
+from gpusession.rules.owner import concerns_owner
 
 _session = msgspec.json.Decoder(Session)
 
@@ -29,6 +39,10 @@ class Findings:
     release: ReleaseReport | Unreachable | None = None
     cleared: StateReport | None = None
     rebind_due: bool = False
+    owned: Pod | None = None
+    """The Pod whose owner matters in this round; it may be gone before the round is over."""
+    scaled: bool = False
+    unscaled: Unscaled | None = None
 
 
 class Observer:
@@ -49,6 +63,7 @@ class Observer:
         self._reader = reader
         self._pods = pods
         self._nodes = nodes
+        self._owners = OwnerLook(reader)
 
     async def look(self, session: Session, findings: Findings) -> Observation:
         """Gather everything known of one Session now."""
@@ -65,6 +80,8 @@ class Observer:
             release=findings.release,
             cleared=findings.cleared,
             rebind_due=findings.rebind_due,
+            owner=UNSEEN if over else await self._owner(session, pod, findings),
+            scaled=findings.scaled,
         )
 
     async def session(self, seen: Metadata) -> Session | None:
@@ -83,6 +100,15 @@ class Observer:
             return await self._reader.pod(namespace, name) or ABSENT
         except ApiUnavailable:
             return UNSEEN
+
+    async def _owner(
+        self, session: Session, pod: Pod | Look, findings: Findings
+    ) -> Owner | Unscaled | Look:
+        if isinstance(pod, Pod) and concerns_owner(session.status, session.spec, pod):
+            findings.owned = pod
+        if findings.unscaled is not None or findings.owned is None:
+            return findings.unscaled or UNSEEN
+        return await self._owners.look(findings.owned)
 
     async def _node(self, session: Session) -> Node | Look:
         pod = self._pods.get(session.metadata.namespace, session.spec.pod_refs[0].name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gpusession.api.cluster import OwnerReference
 from gpusession.api.session import (
     BIND_INTENT_ANNOTATION,
     FINALIZER,
@@ -22,6 +23,7 @@ from gpusession.api.session import (
 )
 from gpusession.errors import GpuSessionError, Stale
 from gpusession.kube.client import JSON_PATCH, KubeClient
+from gpusession.kube.reader import workload_path
 
 COMPONENT = "gpusession-controller"
 """Who an Event says it comes from."""
@@ -78,6 +80,18 @@ class KubeWriter:
             f"/api/v1/namespaces/{namespace}/pods/{name}",
             {"gracePeriodSeconds": int(grace.total_seconds()), "preconditions": {"uid": uid}},
         )
+
+    async def scale(
+        self, namespace: str, owner: OwnerReference, *, version: str, replicas: int
+    ) -> None:
+        """Set how many Pods an owner wants, unless it has changed since this version."""
+        patch = [
+            _test("/metadata/uid", owner.uid),
+            _test("/metadata/resourceVersion", version),
+            {"op": "add", "path": "/spec/replicas", "value": replicas},
+        ]
+        path = f"{workload_path(namespace, owner)}/scale"
+        await self._client.send("PATCH", path, body=patch, content_type=JSON_PATCH)
 
     async def announce(self, seen: Metadata, *, reason: str, message: str, at: str) -> bool:
         """Publish one Event about a Session; False where it could not be.

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from gpusession.api.release import Mode
 from gpusession.api.session import SessionStatus
+from gpusession.rules.observation import Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ class OpenRecord:
 @dataclass(frozen=True, slots=True)
 class ForgetRecord:
     """Drop the Session's control record in Redis; best effort, repaired by the resync."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleOwner:
+    """Take the Pod's replica from its owner, in the version that was seen and in no other.
+
+    With `last_try` a failure no longer holds up what comes after.
+    """
+
+    owner: Owner
+    last_try: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,7 @@ Effect = (
     | RecordStatus
     | OpenRecord
     | ForgetRecord
+    | ScaleOwner
     | DeletePod
     | Release
     | ClearState

@@ -40,6 +40,7 @@ from gpusession.rules.evidence import (
 )
 from gpusession.rules.observation import UNSEEN, Limits, Observation, Unreachable
 from gpusession.rules.outcome import destroyed, pending_destroy, with_verdict
+from gpusession.rules.owner import with_owner_at_bind
 
 
 def pending(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limits) -> Step:
@@ -160,6 +161,7 @@ def _activate(
         message=_holding(report),
         now=now,
     )
+    state = with_owner_at_bind(state, seen, now=now)
     return state, (RecordStatus(), OpenRecord())
 
 

@@ -127,7 +127,7 @@ def pod_deletion(state: SessionStatus, seen: Observation) -> DeletePod | None:
     pod, ref = own_pod(state, seen), seen.spec.pod_refs[0]
     if pod is None or pod.use != Use.EXCLUSIVE or state.active_since is None:
         return None
-    if ref.on_release is not OnRelease.DELETE_POD or pod.metadata.deletion_timestamp is not None:
+    if ref.on_release is OnRelease.NONE or pod.metadata.deletion_timestamp is not None:
         return None
     return DeletePod(ref.name, pod.metadata.uid, pod_grace(seen))
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
-from gpusession.api.cluster import Node, Pod
+from gpusession.api.cluster import Node, OwnerReference, Pod
 from gpusession.api.release import BindReport, ReleaseReport, StateReport
-from gpusession.api.session import Metadata, SessionSpec
+from gpusession.api.session import Metadata, Reason, SessionSpec
 
 
 class Look(Enum):
@@ -32,6 +32,29 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The top-most object that makes the Pod again, in the version that was read."""
+
+    reference: OwnerReference
+    resource_version: str
+    replicas: int
+    spared: int = 0
+    """With so many replicas, or fewer, it does not make this Pod."""
+    others: int = 0
+    """Its other living Pods, counted where any of them might go in place of this one."""
+    owned_by: OwnerReference | None = None
+    """Its own owner, which may put the replicas back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unscaled:
+    """Why an owner is not scaled down; asking again will not help."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that a decision may rest on. Events are not part of it, only what is."""
 
@@ -45,6 +68,9 @@ class Observation:
     release: ReleaseReport | Unreachable | None = None
     cleared: StateReport | None = None
     rebind_due: bool = False
+    owner: Owner | Unscaled | Look = UNSEEN
+    scaled: bool = False
+    """Whether this round of work has scaled the owner down."""
 
 
 @dataclass(frozen=True, slots=True)

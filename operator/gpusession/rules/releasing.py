@@ -15,6 +15,7 @@ from gpusession.rules.outcome import (
     with_release,
     with_verdict,
 )
+from gpusession.rules.owner import owner_first, with_owner
 
 
 def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
@@ -31,8 +32,13 @@ def releasing(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
         intent = Intent(state.node_name, state.pod_uid or "")
         deletion = pod_deletion(state, seen)
         release = Release(intent, release_mode(state, seen, now=now))
-        return state, (release,) if deletion is None else (deletion, release)
-    return _close_or_wait(state, with_release(state, seen.release, now=now), seen, now=now)
+        if deletion is None:
+            return state, (release,)
+        if (scaling := owner_first(state, seen, now=now)) is None:
+            return state, (Requeue(),)
+        return state, (*scaling, deletion, release)
+    after = with_owner(state, seen, now=now)
+    return _close_or_wait(state, with_release(after, seen.release, now=now), seen, now=now)
 
 
 def _nobody_can_tell(state: SessionStatus, seen: Observation) -> bool:
@@ -45,10 +51,10 @@ def _nobody_can_tell(state: SessionStatus, seen: Observation) -> bool:
 
 
 def _end_without_agent(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
-    after = state
+    after = with_owner(state, seen, now=now)
     if not holds(state, ConditionType.GPU_RELEASED):
         verdict = Verdict.NODE_GONE if state.node_name else Verdict.NOT_BOUND
-        after = with_verdict(state, verdict, now=now)
+        after = with_verdict(after, verdict, now=now)
     if seen.cleared is None:
         return state, (ClearState(),)
     return _close_or_wait(state, with_clearing(after, seen.cleared, now=now), seen, now=now)

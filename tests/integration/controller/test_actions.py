@@ -9,11 +9,12 @@ from tests.support.builders import make_bind, make_metadata, make_release, make_
 from tests.support.cluster import Cluster
 from tests.support.controller_rig import NODE, ControllerRig
 
+from gpusession.api.cluster import OwnerReference
 from gpusession.api.release import Mode, Verdict
 from gpusession.api.session import FINALIZER, Phase, Reason, Session, SessionStatus, StateKeys
 from gpusession.controller.actions import Effect, Round
 from gpusession.controller.observer import Findings
-from gpusession.errors import Refused
+from gpusession.errors import Refused, Stale
 from gpusession.rules.actions import (
     Announce,
     Bind,
@@ -27,8 +28,9 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Release,
+    ScaleOwner,
 )
-from gpusession.rules.observation import Unreachable
+from gpusession.rules.observation import Owner, Unreachable
 
 INTENT = Intent(NODE, "p-1")
 FOREIGN = "a.example/one"
@@ -285,3 +287,52 @@ async def test_end_is_announced_with_its_evidence(cluster: Cluster, rig: Control
     assert event["message"] == (
         "Session ended (Deleted): Freed, 1073741824 bytes of GPU memory freed"
     )
+
+
+async def owned(cluster: Cluster, name: str, *, replicas: int = 1, stale: bool = False) -> Owner:
+    """Make an owner that its controller has nothing more to write about, and look at it."""
+    made = await cluster.workload("ReplicaSet", name, replicas=replicas)
+    reference = OwnerReference(
+        api_version="apps/v1", kind="ReplicaSet", name=name, uid=made.metadata.uid, controller=True
+    )
+    version = await cluster.settled(name, replicas)
+    return Owner(reference, "1" if stale else version, replicas)
+
+
+async def test_scaled_owner_is_a_finding(cluster: Cluster, rig: ControllerRig) -> None:
+    """The next decision knows that it was this round that took the replica."""
+    session = await cluster.session("scaled")
+
+    findings = await perform(rig, ScaleOwner(await owned(cluster, "scaled")), session)
+
+    assert (findings.scaled, findings.unscaled) == (True, None)
+
+
+async def test_refused_scaling_stops_nothing(cluster: Cluster, rig: ControllerRig) -> None:
+    """Who may not scale says so in the condition, and the release goes on."""
+    session = await cluster.session("refused")
+
+    two = await owned(cluster, "refused", replicas=2)
+    findings = await perform(rig, ScaleOwner(two), session)
+
+    assert findings.unscaled is not None
+    assert findings.unscaled.reason == Reason.OWNER_SCALE_REFUSED
+    assert not findings.scaled
+
+
+async def test_stale_scaling_is_tried_again(cluster: Cluster, rig: ControllerRig) -> None:
+    """An owner that has moved on is looked at again before its Pod is deleted."""
+    session = await cluster.session("stale")
+
+    with pytest.raises(Stale):
+        await perform(rig, ScaleOwner(await owned(cluster, "stale", stale=True)), session)
+
+
+async def test_last_try_at_scaling_stops_nothing(cluster: Cluster, rig: ControllerRig) -> None:
+    """GPU memory is not held for ever by an owner that never stands still."""
+    session = await cluster.session("last")
+
+    moving = await owned(cluster, "last", stale=True)
+    findings = await perform(rig, ScaleOwner(moving, last_try=True), session)
+
+    assert (findings.scaled, findings.unscaled) == (False, None)

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from tests.support.builders import make_bind, make_release
+from tests.support.builders import make_bind, make_release, make_status
 from tests.support.cluster import Cluster, paused, running
 from tests.support.control_plane import ControlPlane
 from tests.support.controller_rig import ControllerRig, Surroundings
 
-from gpusession.api.session import Phase, Session
+from gpusession.api.cluster import Pod
+from gpusession.api.session import OnRelease, Phase, PodRef, Reason, Session
 from gpusession.controller.observer import Findings
-from gpusession.rules.observation import ABSENT, UNSEEN
+from gpusession.rules.observation import ABSENT, UNSEEN, Owner, Unscaled
 
 FRESH = Findings
 
@@ -183,3 +184,58 @@ async def test_session_is_read_again_by_uid(cluster: Cluster, rig: ControllerRig
     found = [await rig.observer.session(m) for m in (session.metadata, namesake, missing)]
 
     assert found == [session, None, None]
+
+
+def asking(session: Session, pod: Pod, phase: Phase) -> Session:
+    """Give the Session in a phase, bound to this Pod, with an owner to be scaled."""
+    state = make_status(phase)
+    state = msgspec.structs.replace(state, pod_uid=pod.metadata.uid)
+    ref = PodRef(name=pod.metadata.name, on_release=OnRelease.SCALE_OWNER)
+    spec = msgspec.structs.replace(session.spec, pod_refs=(ref,))
+    return msgspec.structs.replace(session, status=state, spec=spec)
+
+
+async def test_owner_is_looked_at_when_the_end_has_begun(
+    cluster: Cluster, rig: ControllerRig
+) -> None:
+    """A living Session costs no look at owners."""
+    await cluster.workload("ReplicaSet", "owned")
+    (pod,) = await cluster.pods_of("owned")
+    session = await cluster.session("owned")
+
+    phases = (Phase.ACTIVE, Phase.PENDING_DESTROY, Phase.DESTROYED)
+    seen = [await rig.observer.look(asking(session, pod, p), FRESH()) for p in phases]
+
+    active, ending, over = (each.owner for each in seen)
+    assert isinstance(ending, Owner)
+    assert (active, over) == (UNSEEN, UNSEEN)
+
+
+async def test_owner_is_still_seen_when_its_pod_is_gone(
+    cluster: Cluster, rig: ControllerRig
+) -> None:
+    """Within one round: whoever scales it up again while the Pod goes is noticed."""
+    await cluster.workload("ReplicaSet", "still")
+    (pod,) = await cluster.pods_of("still")
+    session, findings = await cluster.session("still"), FRESH()
+    ending = asking(session, pod, Phase.PENDING_DESTROY)
+    await rig.observer.look(ending, findings)
+    await cluster.remove_pod(pod.metadata.name)
+
+    findings.scaled = True
+    seen = await rig.observer.look(ending, findings)
+
+    assert isinstance(seen.owner, Owner)
+    assert (seen.pod, seen.scaled) == (ABSENT, True)
+
+
+async def test_refused_scaling_is_not_looked_past(cluster: Cluster, rig: ControllerRig) -> None:
+    """What the apiserver said to the write outweighs what the owner looks like."""
+    await cluster.workload("ReplicaSet", "no")
+    (pod,) = await cluster.pods_of("no")
+    session = asking(await cluster.session("no"), pod, Phase.PENDING_DESTROY)
+    refusal = Unscaled(Reason.OWNER_SCALE_REFUSED, "no")
+
+    seen = await rig.observer.look(session, Findings(unscaled=refusal))
+
+    assert seen.owner == refusal

@@ -51,7 +51,7 @@ def test_a_release_leaves_what_sessions_need_to_outlive_it(plane: ControlPlane) 
     workloads = ours(plane, "deployments,daemonsets")
     policies = ours(plane, "validatingadmissionpolicies,mutatingadmissionpolicies")
     assert workloads == {"gpusession-controller", "gpusession-agent"}
-    assert len(policies) == 5
+    assert len(policies) == 6
 
     helm(plane, "uninstall", *RELEASE)
 

@@ -67,7 +67,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.plan: list[Action] = []
 
     @initialize(
-        on_release=st.sampled_from([OnRelease.DELETE_POD, OnRelease.NONE]),
+        on_release=st.sampled_from(list(OnRelease)),
         start=st.sampled_from(STARTS),
         asked=st.booleans(),
         crashed=st.sampled_from(["", "", "crashed", "crashed without api"]),
@@ -78,6 +78,7 @@ class Lifecycle(RuleBasedStateMachine):
             pod_refs=(PodRef(name="chat", on_release=on_release),),
             state=STATE if on_release is OnRelease.DELETE_POD else None,
         )
+        self.world.owned = on_release is OnRelease.SCALE_OWNER
         self.world.create_pod("node-a")
         self.work(start, lag=False, rebind=False)
         if asked:
@@ -195,6 +196,22 @@ class Lifecycle(RuleBasedStateMachine):
                 world.change_pod(labels={})
             case "restart":
                 world.kubelet_restarts()
+
+    @precondition(lambda self: self.world.owned)
+    @rule(how=st.sampled_from(["acts", "acts", "scaled up", "touched", "rival"]))
+    def owner_changes(self, how: str) -> None:
+        """Let the Pod's owner do its work, be scaled up by GitOps, or get another Pod."""
+        match how:
+            case "acts":
+                self.world.owner_acts("node-b")
+            case "scaled up":
+                self.world.scale(1)
+            case "touched":
+                self.world.scale(self.world.replicas)
+            case "rival":
+                self.world.rival = not self.world.rival
+                self.world.may_recreate = True
+                self.world.scale(self.world.replicas)
 
     @precondition(lambda self: self.world.pod is not None)
     @rule()
