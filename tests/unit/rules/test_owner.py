@@ -35,7 +35,7 @@ from gpusession.api.session import (
 from gpusession.rules.actions import DeletePod, Release, Requeue, ScaleOwner, Step
 from gpusession.rules.conditions import find
 from gpusession.rules.observation import ABSENT, UNSEEN, Owner, Unreachable, Unscaled
-from gpusession.rules.owner import PATIENCE, living_others, replicas_before
+from gpusession.rules.owner import PATIENCE, concerns_owner, living_others, replicas_before
 
 
 def asking(phase: Phase, on_release: OnRelease = OnRelease.SCALE_OWNER) -> Session:
@@ -251,6 +251,29 @@ def test_what_was_said_stays_when_nobody_can_look_any_more() -> None:
     later = decide(session, pod=GOING, release=make_release(), owner=UNSEEN)
 
     assert told(later) == told(earlier)
+
+
+UNCONCERNED: dict[str, tuple[Session, Any]] = {
+    "living": (asking(Phase.ACTIVE), OWNED),
+    "never active": (
+        make_session(
+            status=make_status(Phase.PENDING_DESTROY, was_active=False),
+            pod_refs=ENDING.spec.pod_refs,
+        ),
+        OWNED,
+    ),
+    "not asked for": (asking(Phase.PENDING_DESTROY, OnRelease.DELETE_POD), OWNED),
+    "another pod": (ENDING, make_pod("p-2", owner=make_owner())),
+    "no owner": (ENDING, make_pod()),
+    "no consent": (ENDING, make_pod(owner=make_owner(), use=None)),
+}
+
+
+@pytest.mark.parametrize(("session", "pod"), UNCONCERNED.values(), ids=UNCONCERNED)
+def test_owner_is_not_looked_at_where_it_does_not_matter(session: Session, pod: Any) -> None:
+    """A look costs requests: only the end of a Session that asked for it is worth them."""
+    assert concerns_owner(ENDING.status, ENDING.spec, OWNED)
+    assert not concerns_owner(session.status, session.spec, pod)
 
 
 def test_pods_that_end_or_go_are_no_company() -> None:
