@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MUTATING = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
@@ -28,20 +28,25 @@ class MutatingRequest(NamedTuple):
     code: int
 
 
-def mutating_requests(audit_log: Path) -> Iterator[MutatingRequest]:
-    """Give the finished writes in the order of the log."""
+def events(audit_log: Path) -> Iterator[dict[str, Any]]:
+    """Give every whole line of the log: each stage of each request, in order."""
     if not audit_log.exists():
         return
     with audit_log.open(encoding="utf-8") as lines:
         for line in lines:
             if not line.endswith("\n"):
                 return  # the apiserver is writing it
-            event = json.loads(line)
-            if event["stage"] == "ResponseComplete" and event["verb"] in MUTATING:
-                yield _request(event)
+            yield json.loads(line)
 
 
-def _request(event: dict) -> MutatingRequest:
+def mutating_requests(audit_log: Path) -> Iterator[MutatingRequest]:
+    """Give the finished writes in the order of the log."""
+    for event in events(audit_log):
+        if event["stage"] == "ResponseComplete" and event["verb"] in MUTATING:
+            yield _request(event)
+
+
+def _request(event: dict[str, Any]) -> MutatingRequest:
     target = event.get("objectRef", {})
     return MutatingRequest(
         user=event["user"].get("username", ""),
