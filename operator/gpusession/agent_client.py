@@ -34,25 +34,27 @@ class AgentClient:
 
     Raises StaleLeader where an agent has had orders of a later leader.
 
-    `locate` names the base URL of a node's agent, or None where none is known.
+    `locate` names the base URL of a node's agent, or None where none is known. `tls` is asked
+    at each call; a connection that was opened under another context is not used again.
     """
 
     def __init__(
         self,
         locate: Callable[[str], str | None],
         *,
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         server_name: str,
         token_file: Path,
         timeout: timedelta,
     ) -> None:
         self._locate = locate
+        self._tls = tls
         self._server_name = server_name
         self._token_file = token_file
         self._token = ""
         self._token_read_at = float("-inf")
         self._timeout = timeout
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls))
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -99,6 +101,7 @@ class AgentClient:
                     "Authorization": f"Bearer {self._read_token()}",
                     "Content-Type": "application/json",
                 },
+                ssl=self._tls(),
                 server_hostname=self._server_name,
                 timeout=timeout,
                 allow_redirects=False,

@@ -4,9 +4,11 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tests.support.operator_stack import OperatorStack
+from tests.support.operator_stack import AGENT_SERVER_NAME, OperatorStack
+from tests.support.pki import CertificateAuthority
 from tests.support.session_world import World
 
 pytestmark = pytest.mark.timeout(120)
@@ -118,6 +120,35 @@ def test_an_agent_in_another_pid_namespace_says_unknown(world: World) -> None:
 
     assert world.wait_phase("hidden", "Destroyed")["release"]["verdict"] == "Freed"
     assert not any(b.lives for b in born)
+
+
+@pytest.fixture
+def rotated(stack: OperatorStack, tmp_path: Path) -> Iterator[CertificateAuthority]:
+    """Give an authority that has taken over node-a's agent, until the test is over."""
+    new, node = CertificateAuthority(tmp_path), stack.nodes["node-a"]
+    before = [(path, path.read_bytes()) for path in (*node.agent_tls, stack.agent_ca_file)]
+    for made, path in zip(new.issue("a", sans=[AGENT_SERVER_NAME]), node.agent_tls, strict=True):
+        shutil.copy(made, path)
+    node.agent.stop()
+    node.agent.start()
+    yield new
+    for path, content in before:
+        path.write_bytes(content)
+    node.agent.stop()  # and it starts again with the certificate that it had
+
+
+def test_a_controller_believes_a_new_authority_without_a_restart(
+    world: World, rotated: CertificateAuthority
+) -> None:
+    """The agents' certificates come from another authority: only its file has to change."""
+    world.apply(world.pod("rotated", "--memory=1Gi"), world.session("rotated"))
+    world.wait(lambda: world.status("rotated").get("reason") == "AgentUnreachable", "distrust")
+
+    shutil.copy(rotated.ca_file, world.stack.agent_ca_file)
+
+    world.wait_phase("rotated", "Active")
+    world.close("rotated")
+    world.wait_phase("rotated", "Destroyed")
 
 
 def test_a_session_without_state_needs_no_redis_to_end(world: World) -> None:

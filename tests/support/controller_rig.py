@@ -4,7 +4,6 @@ A test puts Sessions into the cache as the watch would. Apiserver and Redis are 
 agent is the fake one. Reflectors run only where a test runs them.
 """
 
-import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from gpusession.agent_client import AgentClient
 from gpusession.api.cluster import Node, Pod
 from gpusession.api.session import USE_LABEL, Session
 from gpusession.controller.actions import Performer
+from gpusession.controller.authority import AgentAuthority
 from gpusession.controller.intake import Intake
 from gpusession.controller.leader import Leader, Periods
 from gpusession.controller.observer import Observer
@@ -83,7 +83,7 @@ class ControllerRig:
         token = self._around.kubeconfig.with_name("gpusession-system-gpusession-controller.token")
         self.agents = AgentClient(
             self.locate,
-            tls=ssl.create_default_context(cafile=plane.ca_file),
+            tls=AgentAuthority(plane.ca_file).context,
             server_name=AGENT_NAME,
             token_file=token,
             timeout=timedelta(seconds=2),

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from tests.support import assets, nvml_simulator, session_api
 from tests.support.control_plane import ControlPlane
+from tests.support.pki import Certificate
 from tests.support.processes import Process, free_port, wait_until
 from tests.support.progress import progress
 from tests.support.redis_server import RedisServer
@@ -43,6 +44,7 @@ class Node:
     name: str
     kubelet: KubeletProgram
     agent: Process
+    agent_tls: Certificate
     agent_port: int
     agent_metrics_port: int
 
@@ -82,6 +84,7 @@ class OperatorStack:
         self.plane = ControlPlane(self.workdir / "control-plane")
         self.nodes: dict[str, Node] = {}
         self.controller_metrics_port = free_port()
+        self.agent_ca_file = self.workdir / "agent-ca.crt"
         self._names = nodes
         self._controller_settings = dict(controller_settings or {})
         self._agent_settings = dict(agent_settings or {})
@@ -104,6 +107,7 @@ class OperatorStack:
             cache_root() / "nvml-simulator", cc=assets.c_compiler()
         ).parent
         self._undo.enter_context(self.plane)
+        shutil.copy(self.plane.ca_file, self.agent_ca_file)
         with progress("installing CRD, RBAC and admission policies"):
             session_api.install(self.plane)
         self.records = self._undo.enter_context(RedisServer(binary, self.workdir / "records"))
@@ -160,15 +164,17 @@ class OperatorStack:
         self._undo.callback(kubelet.stop)
         kubelet.start()
         port, metrics_port = free_port(), free_port()
-        agent = self._agent(kubelet, port=port, metrics_port=metrics_port)
-        self.nodes[name] = Node(name, kubelet, agent, port, metrics_port)
+        tls = self.plane.certificate(f"agent-{name}", sans=[AGENT_SERVER_NAME])
+        agent = self._agent(kubelet, tls, port=port, metrics_port=metrics_port)
+        self.nodes[name] = Node(name, kubelet, agent, tls, port, metrics_port)
         self._undo.callback(lambda: agent.stop(15))
         agent.start()
         self.plane.kubectl("apply", "-f", "-", input=json.dumps(_agent_pod(name, port)))
 
-    def _agent(self, kubelet: KubeletProgram, *, port: int, metrics_port: int) -> Process:
+    def _agent(
+        self, kubelet: KubeletProgram, tls: Certificate, *, port: int, metrics_port: int
+    ) -> Process:
         name, root = kubelet.name, kubelet.root
-        tls = self.plane.certificate(f"agent-{name}", sans=[AGENT_SERVER_NAME])
         kubeconfig = self.plane.kubeconfig_for_service_account(
             AGENTS, "gpusession-agent", self.workdir / "accounts"
         )
@@ -208,7 +214,7 @@ class OperatorStack:
             "IDENTITY": name,
             "REDIS_URL": self.records.url,
             "STATE_REDIS_URL": self.state.url,
-            "AGENT_CA_FILE": str(self.plane.ca_file),
+            "AGENT_CA_FILE": str(self.agent_ca_file),
             "AGENT_TOKEN_FILE": str(self.plane.service_account_token(*account, AUDIENCE)),
         }
         return Process(

@@ -1,12 +1,11 @@
 """The controller's wiring: builds every object, starts every task, stops them in order.
 
 It stands by until the Lease is its own, and only then looks at anything. Tasks of a leader:
-the Lease's renewal; Kopf's watch of Sessions; three reflectors (Pods, Nodes, agents' Pods);
-the workers; the sweep. One HTTP server answers probes and metrics throughout.
+the Lease's renewal; the agents' authority; Kopf's watch of Sessions; three reflectors (Pods,
+Nodes, agents' Pods); the workers; the sweep. One HTTP server answers probes and metrics throughout.
 """
 
 import asyncio
-import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from gpusession.api.cluster import Node, Pod
 from gpusession.api.session import USE_LABEL
 from gpusession.controller.actions import Performer
 from gpusession.controller.agents import AgentDirectory
+from gpusession.controller.authority import AgentAuthority
 from gpusession.controller.health import Health
 from gpusession.controller.intake import Intake
 from gpusession.controller.leader import Leader, Periods
@@ -30,7 +30,6 @@ from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
 from gpusession.controller.watch import watch_sessions
 from gpusession.controller.worker import Worker
-from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
 from gpusession.kube.leases import LeaseClient
@@ -78,7 +77,7 @@ async def run(settings: ControllerSettings) -> None:
         )
         health = Health(stale_after=settings.watch_stale_after)
         await _serve(health.application(), settings, stack)
-        agent_tls = _agent_tls(settings)
+        authority = AgentAuthority(settings.agent_ca_file)
         acquiring = asyncio.create_task(leader.acquire(), name="acquire")
         await first_of(stop, acquiring)
         if stop.is_set():
@@ -86,8 +85,8 @@ async def run(settings: ControllerSettings) -> None:
             return
         await acquiring
         stack.push_async_callback(leader.resign)
-        reign = _Reign(settings, connection, client, leader, health)
-        await reign.run(stop, agent_tls, stack)
+        reign = _Reign(settings, connection, client, leader, health, authority)
+        await reign.run(stop, stack)
         log.info("controller stopped")
 
 
@@ -100,10 +99,9 @@ class _Reign:
     client: KubeClient
     leader: Leader
     health: Health
+    authority: AgentAuthority
 
-    async def run(
-        self, stop: asyncio.Event, agent_tls: ssl.SSLContext, stack: AsyncExitStack
-    ) -> None:
+    async def run(self, stop: asyncio.Event, stack: AsyncExitStack) -> None:
         """Build the objects, start the tasks, and work until `stop`."""
         settings, client, reader = self.settings, self.client, KubeReader(self.client)
         sessions = SessionCache()
@@ -114,7 +112,7 @@ class _Reign:
         pods, nodes, agent_pods = self._reflectors(intake, directory)
         agents = AgentClient(
             directory.locate,
-            tls=agent_tls,
+            tls=self.authority.context,
             server_name=settings.agent_server_name,
             token_file=settings.agent_token_file,
             timeout=settings.agent_timeout,
@@ -155,7 +153,13 @@ class _Reign:
         async with asyncio.TaskGroup() as tasks:
             following = [
                 tasks.create_task(part())
-                for part in (self.leader.keep, pods.run, nodes.run, agent_pods.run)
+                for part in (
+                    self.leader.keep,
+                    self.authority.run,
+                    pods.run,
+                    nodes.run,
+                    agent_pods.run,
+                )
             ]
             starting = tasks.create_task(self._start(sweep, sessions, synced))
             await first_of(stop, starting)
@@ -196,13 +200,6 @@ class _Reign:
         agents = Reflector(self.client, path, kind=Pod, selector=self.settings.agent_selector)
         agents.listen(directory.note)
         return pods, nodes, agents
-
-
-def _agent_tls(settings: ControllerSettings) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(settings.agent_ca_file))
-    except OSError as error:
-        raise Misconfigured(f"agent_ca_file {settings.agent_ca_file}: {error}") from error
 
 
 async def _serve(
