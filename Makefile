@@ -47,8 +47,9 @@ test-unit: $(READY) ## Pure rules and small parts: no sockets, under 10 s
 	@$(BIN)/pytest tests/unit
 
 .PHONY: test-assets
-test-assets: assets ## What the tests need beside: Helm, built once per machine
+test-assets: assets ## What the tests need beside: Helm and kstatus, built once per machine
 	@$(BIN)/python -m tests.support.helm_tool
+	@$(BIN)/python -m tests.support.kstatus_tool
 
 .PHONY: test-integration
 test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator

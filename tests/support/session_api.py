@@ -100,7 +100,13 @@ def remove_namespace(plane: ControlPlane, name: str) -> None:
 def install(plane: ControlPlane) -> None:
     """Apply everything and return when the CRD is served and every policy is in force."""
     plane.kubectl("apply", "-f", CRD)
-    plane.kubectl("wait", "--for=condition=Established", "-f", CRD, "--timeout=30s")
+    established = ("wait", "--for=condition=Established", "-f", CRD, "--timeout=30s")
+    wait_until(  # kubectl trips over a CRD that has no conditions yet
+        lambda: not plane.kubectl(*established, check=False).returncode,
+        timeout=30,
+        what="the CRD to be established",
+        period=0.1,
+    )
     for name in INSTALLED:
         plane.kubectl("apply", "-f", MANIFESTS / name)
     plane.kubectl(

@@ -1,6 +1,7 @@
 """manifests/argocd-health.lua, run by the Lua of a real Redis, as Argo CD would run it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -8,12 +9,17 @@ import redis
 from tests.support.redis_server import RedisServer
 from tests.support.session_api import MANIFESTS
 
+from gpusession.api.session import Reason
+
 SCRIPT = (MANIFESTS / "argocd-health.lua").read_text(encoding="utf-8")
 WRAPPED = (
     "local obj = cjson.decode(ARGV[1])\n"
     f"local function check()\n{SCRIPT}\nend\n"
     "return cjson.encode(check())"
 )
+
+
+STUCK = re.findall(r"(\w+) = true", SCRIPT)
 
 
 def session(phase: str | None, **conditions: str) -> dict[str, Any]:
@@ -53,3 +59,9 @@ def test_it_tells_waiting_from_stuck(
 
     assert answer["status"] == status
     assert message in answer["message"]
+
+
+def test_it_knows_reasons_by_their_names() -> None:
+    """A reason that was renamed would be taken for something that time heals."""
+    assert STUCK
+    assert {str(reason) for reason in Reason} >= set(STUCK)
