@@ -20,6 +20,7 @@ from gpusession.api.release import (
     ReleaseRequest,
     ReleaseResponse,
 )
+from gpusession.api.usage import UsageReport
 from gpusession.errors import AgentUnavailable, StaleLeader
 from gpusession.metrics import AGENT_CALLS
 
@@ -79,24 +80,30 @@ class AgentClient:
                 return report
         raise AgentUnavailable(f"the agent on {node} left this Session out of its answer")
 
+    async def usage(self, node: str) -> UsageReport:
+        """Tell which Sessions bound on this node work on their GPUs, all with one call."""
+        return await self._call(node, "/v1/usage", None, UsageReport, patience=timedelta())
+
     async def _call(
         self,
         node: str,
         path: str,
-        body: msgspec.Struct,
+        body: msgspec.Struct | None,
         kind: type[Answer],
         *,
         patience: timedelta,
     ) -> Answer:
+        """POST the body, or GET where there is none."""
         base = self._locate(node)
         if base is None:
             AGENT_CALLS.labels(path, "absent").inc()
             raise AgentUnavailable(f"no running agent is known on node {node}")
         timeout = aiohttp.ClientTimeout(total=(self._timeout + patience).total_seconds())
         try:
-            async with self._session.post(
+            async with self._session.request(
+                "GET" if body is None else "POST",
                 base + path,
-                data=msgspec.json.encode(body),
+                data=None if body is None else msgspec.json.encode(body),
                 headers={
                     "Authorization": f"Bearer {self._read_token()}",
                     "Content-Type": "application/json",

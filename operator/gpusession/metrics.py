@@ -50,6 +50,12 @@ AGENT_REQUESTS = Counter(
 
 LEDGER_ROWS = Gauge("gpusession_ledger_rows", "Sessions in the agent's ledger by state.", ["state"])
 
+SESSION_USAGE = Gauge(
+    "gpusession_sessions_gpu_work",
+    "Bound Sessions by what the last answer said of their GPU work (Busy, NotBusy, Unknown).",
+    ["busy"],
+)
+
 # ---- controller ----
 
 SESSIONS = Gauge("gpusession_sessions", "Sessions by phase, as of the last sweep.", ["phase"])

@@ -163,6 +163,13 @@ class AgentSettings(ProcessSettings):
     observe_period: timedelta = timedelta(seconds=5)
     """Between two looks at bound Pods, which note who was seen holding memory."""
 
+    busy_utilization_percent: Annotated[int, Field(ge=1, le=100)] = 1
+    """Least GPU utilisation that makes a Session busy. An idle CUDA context shows 0 and 1 is
+    the least that NVML tells: more would call small models idle, and end those who use them."""
+
+    usage_window: Annotated[timedelta, Field(ge=timedelta(seconds=10))] = timedelta(seconds=60)
+    """What /v1/usage is about; NotBusy needs all of it. The controller asks once a minute."""
+
     demo_mode: bool = False
     """Allows proc_root and cgroup_root; the shipped image refuses them without it."""
 

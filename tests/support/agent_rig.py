@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 from tests.support.fake_apiserver import FakeApiserver
-from tests.support.nvml_simulator import SimulatedNode
+from tests.support.nvml_simulator import SimulatedNode, work
 from tests.support.pod_resources_server import PodResourcesServer
 from tests.support.simulated_node.containers import Program, ShimProcess
 from tests.support.simulated_node.process_files import ProcessFiles
@@ -34,10 +34,12 @@ from gpusession.agent.pod_resources import PodResources
 from gpusession.agent.processes import PodProcesses
 from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
+from gpusession.agent.usage import UsageWatch
 from gpusession.api.release import BindRequest, ReleaseOrder
 from gpusession.kube.client import KubeClient
 from gpusession.kube.reader import KubeReader
 from gpusession.rules.ladder import Limits
+from gpusession.rules.usage import UsageLimits
 
 NODE = "node-a"
 GPU = "GPU-5a2c0000-0000-4000-8000-000000000000"
@@ -53,6 +55,13 @@ PATIENT = {
 
 REAL = {name: getattr(Limits(), name) for name in PATIENT}
 """For tests that wait for a limit to be over."""
+
+USAGE_LIMITS = UsageLimits(
+    window=timedelta(seconds=0.5),
+    longest_span=timedelta(seconds=5),
+    longest_silence=timedelta(seconds=5),
+)
+"""A window that a test can wait for, and gaps that no slow machine makes by itself."""
 
 
 @dataclass
@@ -79,6 +88,7 @@ class AgentRig:
         self.given: dict[tuple[str, str], dict[str, list[str]]] = {}
         self.boot_id = "boot-1"
         self.now = 1_000_000.0
+        self.stepped = 0.0
         self._kept = AsyncExitStack()
         self._agent = AsyncExitStack()
         (root / "groups").mkdir()
@@ -135,10 +145,20 @@ class AgentRig:
             state_timeout=timedelta(seconds=5),
             limits=Limits(**(PATIENT | limits)),
         )
+        self.usage = UsageWatch(
+            boot_id=self.boot_id,
+            nvml=self.nvml,
+            processes=self.processes,
+            ledger=self.ledger,
+            now=lambda: time.time() + self.stepped,
+            monotonic=time.monotonic,
+            limits=USAGE_LIMITS,
+        )
         self.observer = Observer(
             namespace=self.namespace,
             view=view,
             ledger=self.ledger,
+            usage=self.usage,
             period=timedelta(seconds=5),
         )
 
@@ -178,6 +198,12 @@ class AgentRig:
     def give(self, pod: RunningPod, *ids: str) -> None:
         """Have kubelet say that it has given these devices to the Pod."""
         self.given["default", pod.name] = {"nvidia.com/gpu": list(ids)}
+
+    def work(self, pod: RunningPod, percent: int) -> None:
+        """Let the Pod's processes use their GPU by so many percent each from now on."""
+        for pid in self.pids(pod):
+            for row in (self.node.state_dir / "allocations").glob(f"{pid}-*"):
+                work(row, percent)
 
     def pids(self, pod: RunningPod) -> list[int]:
         """Give the pids that the Pod's container lists."""

@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -147,6 +148,16 @@ def write_row(
     whole_gpu = 2**32 - 1
     _replace(row, f"{uuid} {kind} {pid} {born} {held} {whole_gpu} {whole_gpu} {namespace}\n")
     return row
+
+
+def work(row: Path, percent: int) -> None:
+    """Let the process behind a row use its GPU by so many percent from now on."""
+    state_dir = row.parents[1]
+    uuid, _kind, pid, *_, namespace = row.read_text().split()
+    log = state_dir / "work" / row.name
+    log.parent.mkdir(exist_ok=True)
+    earlier = log.read_text() if log.exists() else f"{uuid} {pid} {namespace}\n"
+    _replace(log, f"{earlier}{time.time_ns() // 1000} {percent}\n")
 
 
 def release_hold(row: Path) -> None:

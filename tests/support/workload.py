@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from tests.support.nvml_simulator import hold
+from tests.support.nvml_simulator import hold, work
 from tests.support.simulated_node.quantity import parse_quantity
 
 
@@ -19,6 +19,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--memory", type=parse_quantity, default=0, help="such as 6Gi")
     parser.add_argument("--kind", default="compute", choices=["compute", "graphics", "mps"])
+    parser.add_argument(
+        "--busy", type=int, default=0, metavar="PERCENT", help="of its GPU, from ready on"
+    )
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument(
         "--fork-child",
@@ -44,7 +47,10 @@ def _allocate(asked: argparse.Namespace) -> None:
     time.sleep(asked.allocate_after)
     if asked.memory:
         uuid = os.environ["NVIDIA_VISIBLE_DEVICES"]
-        hold(Path(os.environ["NVML_SIMULATOR_STATE"]), uuid, asked.memory, kind=asked.kind)
+        state_dir = Path(os.environ["NVML_SIMULATOR_STATE"])
+        row = hold(state_dir, uuid, asked.memory, kind=asked.kind)
+        if asked.busy:
+            work(row, asked.busy)
     if not asked.ready_first:
         print("ready", flush=True)
 

@@ -17,9 +17,11 @@ WITHOUT_A_TEST_MODULE = {
     "agent_client.py": "tests/e2e runs it against the real agent",
     "api/cluster.py": "data without behaviour",
     "api/release.py": "data without behaviour",
+    "api/usage.py": "data without behaviour",
     "controller/main.py": "wiring; every test in tests/e2e starts it",
     "controller/watch.py": "Kopf's start and stop; every test in tests/e2e goes through both",
     "controller/storage.py": "methods that do nothing",
+    "agent/nvml_answers.py": "data without behaviour; test_nvml reads it",
     "agent/main.py": "wiring; every test in tests/e2e starts it",
     "rules/observation.py": "data without behaviour",
 }

@@ -25,6 +25,7 @@ from gpusession.agent.processes import PodProcesses
 from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
 from gpusession.agent.server import AgentApi, Probes, api_app, probe_app
+from gpusession.agent.usage import UsageWatch
 from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
@@ -32,6 +33,7 @@ from gpusession.kube.reader import KubeReader
 from gpusession.lifetime import first_of, stop_on_signals
 from gpusession.logs import configure
 from gpusession.rules.ladder import Limits
+from gpusession.rules.usage import UsageLimits
 from gpusession.settings import AgentSettings
 from gpusession.store.clearing import connected_clearer
 
@@ -96,14 +98,34 @@ async def run(settings: AgentSettings) -> None:
             cache=settings.token_cache,
             monotonic=time.monotonic,
         )
-        inventory = Inventory(nvml=nvml, ledger=ledger)
-        api = AgentApi(binder=binder, releaser=releaser, inventory=inventory, ledger=ledger)
+        usage = UsageWatch(
+            boot_id=boot_id,
+            nvml=nvml,
+            processes=processes,
+            ledger=ledger,
+            now=time.time,
+            monotonic=time.monotonic,
+            limits=UsageLimits(
+                busy_percent=settings.busy_utilization_percent, window=settings.usage_window
+            ),
+        )
+        api = AgentApi(
+            binder=binder,
+            releaser=releaser,
+            inventory=Inventory(nvml=nvml, ledger=ledger),
+            usage=usage,
+            ledger=ledger,
+        )
         rebuild = Rebuild(
             node_name=settings.node_name, boot_id=boot_id, reader=reader, ledger=ledger
         )
         probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace, rebuild=rebuild)
         observer = Observer(
-            namespace=namespace, view=view, ledger=ledger, period=settings.observe_period
+            namespace=namespace,
+            view=view,
+            ledger=ledger,
+            usage=usage,
+            period=settings.observe_period,
         )
         host = str(settings.listen_host)
         await nvml.start()

@@ -14,13 +14,20 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from enum import StrEnum, auto
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 import pynvml
+
+from gpusession.agent.nvml_answers import Blind as Blind
+from gpusession.agent.nvml_answers import BlindReason as BlindReason
+from gpusession.agent.nvml_answers import Device as Device
+from gpusession.agent.nvml_answers import GpuActivity as GpuActivity
+from gpusession.agent.nvml_answers import GpuUse as GpuUse
+from gpusession.agent.nvml_answers import Holder as Holder
+from gpusession.agent.nvml_answers import Snapshot as Snapshot
+from gpusession.agent.nvml_answers import Use as Use
 
 T = TypeVar("T")
 
@@ -29,92 +36,10 @@ _LIST_ATTEMPTS = 3
 
 _NO_SUCH_LIST = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
 
+_NO_SUCH_FIGURE = _NO_SUCH_LIST | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
+"""How a GPU, a MIG device or a driver says that it cannot tell its utilisation."""
 
-class BlindReason(StrEnum):
-    """Why nobody could look, cut by what a human or the agent does about it."""
-
-    NOT_STARTED = auto()
-    """Not started, or already closed."""
-    NVML_TIMEOUT = auto()
-    """No answer in time, or an earlier call has not returned yet."""
-    NVML_ERROR = auto()
-    """Any error without a name here."""
-    NO_PERMISSION = auto()
-    GPU_NOT_FOUND = auto()
-    """The driver knows no such GPU, or none was named."""
-    GPU_IS_LOST = auto()
-    """Fell off the bus: the node needs a human."""
-    RESET_REQUIRED = auto()
-    """The GPU answers no more until it is reset: the node needs a human."""
-    NOT_SUPPORTED = auto()
-    """This GPU or driver cannot say what is needed, the list of compute processes above all."""
-    LISTS_UNSTABLE = auto()
-    """Processes came faster than their list could be read."""
-    UNINITIALIZED = auto()
-    DRIVER_NOT_LOADED = auto()
-    LIBRARY_NOT_FOUND = auto()
-    DRIVER_MISMATCH = auto()
-    """The driver was upgraded under this process, which must exit to load the new library."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blind:
-    """The answer of an observer that could not look: it proves nothing."""
-
-    reason: BlindReason
-    detail: str
-
-
-class Use(StrEnum):
-    """What a process does with a GPU: each use has its own list in NVML."""
-
-    COMPUTE = auto()
-    GRAPHICS = auto()
-    MPS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A physical GPU of this node."""
-
-    uuid: str
-    index: int
-    name: str
-    memory_total_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process that holds something on a GPU; without a size where NVML cannot tell it."""
-
-    pid: int
-    memory_bytes: int | None
-    gpu_uuid: str
-    """Of the MIG device where there is one, else of the GPU."""
-    kinds: frozenset[Use]
-
-
-@dataclass(frozen=True, slots=True)
-class GpuUse:
-    """What is held on one GPU."""
-
-    uuid: str
-    used_bytes: int
-    holders: tuple[Holder, ...]
-    skipped: frozenset[Use]
-    """Lists that this GPU or driver does not keep; never that of compute processes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What is held on each GPU asked for, read one GPU after the other."""
-
-    gpus: tuple[GpuUse, ...]
-
-    @property
-    def holders(self) -> tuple[Holder, ...]:
-        """All processes on all of these GPUs."""
-        return tuple(holder for gpu in self.gpus for holder in gpu.holders)
+_WHOLE_PERCENT = 100
 
 
 class Nvml:
@@ -157,6 +82,10 @@ class Nvml:
         if not uuids:
             return Blind(BlindReason.GPU_NOT_FOUND, "no GPU was named")
         return await self._ask(partial(_read_gpus, tuple(uuids)))
+
+    async def activity(self, since: datetime) -> tuple[GpuActivity, ...] | Blind:
+        """Tell how every GPU and each process on it worked after `since`."""
+        return await self._ask(partial(_read_every_activity, int(since.timestamp() * 1e6)))
 
     async def _ask(self, read: Callable[[], T]) -> T | Blind:
         thread = self._thread
@@ -374,3 +303,61 @@ def _read_list(handle: Any, use: Use) -> list[Any] | None:
             if error.value != pynvml.NVML_ERROR_INSUFFICIENT_SIZE or attempt == _LIST_ATTEMPTS:
                 raise
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _read_every_activity(since_us: int) -> tuple[GpuActivity, ...]:
+    found: list[GpuActivity] = []
+    for device in _read_devices():
+        with _naming(device.uuid):
+            handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+            for part, uuid in _parts(handle, device.uuid):
+                # The driver keeps no samples of processes while a GPU is cut by MIG.
+                processes = _read_samples(part, since_us) if uuid == device.uuid else None
+                found.append(GpuActivity(uuid, _read_rate(part), processes))
+    return tuple(found)
+
+
+def _read_rate(handle: Any) -> int | None:
+    try:
+        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
+    except pynvml.NVMLError as error:
+        if error.value in _NO_SUCH_FIGURE:
+            return None
+        raise
+    return max(int(rates.gpu), int(rates.memory))
+
+
+def _read_samples(handle: Any, since_us: int) -> dict[int, int] | None:
+    """Read what the driver sampled of processes; "not found" is its word for idle.
+
+    pynvml raises its own SUCCESS where the size probe finds nothing to size: that is no word
+    for idle, and so no answer.
+    """
+    for attempt in range(1, _LIST_ATTEMPTS + 1):
+        try:
+            return _believed(pynvml.nvmlDeviceGetProcessUtilization(handle, since_us), since_us)
+        except pynvml.NVMLError as error:
+            if error.value == pynvml.NVML_ERROR_NOT_FOUND:
+                return {}
+            if error.value in _NO_SUCH_FIGURE | {pynvml.NVML_SUCCESS}:
+                return None
+            if error.value != pynvml.NVML_ERROR_INSUFFICIENT_SIZE or attempt == _LIST_ATTEMPTS:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _believed(samples: list[Any], since_us: int) -> dict[int, int] | None:
+    """Give the most work by pid.
+
+    Drivers are known to give entries older than asked for, which count for nothing, and ones
+    beyond 100 %, after which the others are not believed either.
+    """
+    found: dict[int, int] = {}
+    for sample in samples:
+        if sample.timeStamp <= since_us:
+            continue
+        most = max(sample.smUtil, sample.memUtil, sample.encUtil, sample.decUtil)
+        if most > _WHOLE_PERCENT:
+            return None
+        found[sample.pid] = max(most, found.get(sample.pid, 0))
+    return found

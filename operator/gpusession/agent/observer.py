@@ -11,6 +11,7 @@ from gpusession.agent.ledger import Ledger
 from gpusession.agent.ledger_row import Row, RowState
 from gpusession.agent.nvml import Blind
 from gpusession.agent.pid_namespace import PidNamespace
+from gpusession.agent.usage import UsageWatch
 from gpusession.errors import Retry
 from gpusession.metrics import LEDGER_ROWS
 
@@ -21,11 +22,18 @@ class Observer:
     """Looks at all bound Pods with one look, again and again."""
 
     def __init__(
-        self, *, namespace: PidNamespace, view: GpuView, ledger: Ledger, period: timedelta
+        self,
+        *,
+        namespace: PidNamespace,
+        view: GpuView,
+        ledger: Ledger,
+        usage: UsageWatch,
+        period: timedelta,
     ) -> None:
         self._namespace = namespace
         self._view = view
         self._ledger = ledger
+        self._usage = usage
         self._period = period
 
     async def run(self) -> None:
@@ -43,10 +51,12 @@ class Observer:
         rows = await self._ledger.rows()
         _count(rows)
         if await self._namespace.doubt() is not None:
+            self._usage.lose_sight()
             return
         scene = await self._view.look()  # without Sessions too: that is when GPUs are idle
         if isinstance(scene, Blind):
             log.warning("nothing observed", error=scene.detail, reason=scene.reason)
+            self._usage.lose_sight()
             return
         bound = [row for row in rows if row.state is RowState.BOUND]
         sightings = [(row, sighting_of(scene, row.claim.pod_uid)) for row in bound]
@@ -57,6 +67,7 @@ class Observer:
                 if _is_news(row, seen)
             }
         )
+        await self._usage.look(scene, bound)
 
 
 def _is_news(row: Row, seen: Sighting) -> bool:

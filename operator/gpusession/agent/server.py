@@ -24,6 +24,7 @@ from gpusession.agent.nvml import BlindReason, Nvml
 from gpusession.agent.pid_namespace import PidNamespace
 from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
+from gpusession.agent.usage import UsageWatch
 from gpusession.api.release import (
     BindRequest,
     Problem,
@@ -59,11 +60,18 @@ class AgentApi:
     """The routes of the TLS port."""
 
     def __init__(
-        self, *, binder: Binder, releaser: Releaser, inventory: Inventory, ledger: Ledger
+        self,
+        *,
+        binder: Binder,
+        releaser: Releaser,
+        inventory: Inventory,
+        usage: UsageWatch,
+        ledger: Ledger,
     ) -> None:
         self._binder = binder
         self._releaser = releaser
         self._inventory = inventory
+        self._usage = usage
         self._ledger = ledger
 
     async def bind(self, request: web.Request) -> web.Response:
@@ -90,6 +98,10 @@ class AgentApi:
         """GET /v1/contexts."""
         return _json(await self._inventory.contexts())
 
+    async def usage(self, _: web.Request) -> web.Response:
+        """GET /v1/usage."""
+        return _json(await self._usage.report())
+
     async def _fence(self, leader_epoch: int) -> None:
         known = await self._ledger.fence(leader_epoch)
         if known > leader_epoch:
@@ -113,6 +125,7 @@ def api_app(api: AgentApi, callers: CallerCheck) -> web.Application:
     app.router.add_post("/v1/releases", api.release)
     app.router.add_get("/v1/gpus", api.gpus)
     app.router.add_get("/v1/contexts", api.contexts)
+    app.router.add_get("/v1/usage", api.usage)
     return app
 
 

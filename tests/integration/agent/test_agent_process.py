@@ -7,7 +7,8 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tests.support.pki import CertificateAuthority
 from tests.support.processes import free_port
 from tests.support.toolchain import REPOSITORY
 
+from gpusession.agent_client import AgentClient
 from gpusession.api.release import ReleaseReport, ReleaseRequest, ReleaseResponse, Verdict
+from gpusession.api.usage import Busy
 
 CONTROLLER = "system:serviceaccount:gpusession-system:gpusession-controller"
 
@@ -91,6 +94,21 @@ class AgentProcess:
             assert answer.status == 200, await answer.text()
             return await answer.read()
 
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AgentClient]:
+        """Give the controller's client, which knows this agent alone."""
+        token = self.rig.root / "token"
+        token.write_text("good")
+        client = AgentClient(
+            {NODE: f"https://127.0.0.1:{self.port}"}.get,
+            tls=self._trust,
+            server_name="localhost",
+            token_file=token,
+            timeout=timedelta(seconds=5),
+        )
+        yield client
+        await client.close()
+
     async def release(self, pod: RunningPod, **more: Any) -> ReleaseReport:
         """Order one release."""
         request = ReleaseRequest(releases=(self.rig.order(pod, **more),))
@@ -153,6 +171,23 @@ async def test_sigterm_lets_a_release_in_flight_finish(agent: AgentProcess) -> N
     with sqlite3.connect(agent.ledger) as ledger:
         assert ledger.execute("SELECT state FROM sessions").fetchall() == [("done",)]
     ledger.close()
+
+
+async def test_usage_over_tls_says_who_is_busy(agent: AgentProcess) -> None:
+    """The observer of the real process looks, and the controller's client reads the answer."""
+    await agent.signal(signal.SIGTERM)
+    agent.environment["GPUSESSION_OBSERVE_PERIOD"] = "PT0.2S"
+    await agent.start()
+    pod = await agent.rig.start_pod("pod", "--busy", "60")
+    await agent.post("/v1/bind", agent.rig.bind_request(pod))
+
+    async with asyncio.timeout(10), agent.client() as client:
+        while not (report := await client.usage(NODE)).sessions[0].utilization_percent:
+            await asyncio.sleep(0.1)
+
+    [session] = report.sessions
+    assert (report.boot_id, session.session_uid) == (agent.rig.boot_id, "session-1")
+    assert (session.busy, session.utilization_percent) == (Busy.BUSY, 60)
 
 
 async def test_other_roots_are_refused_outside_demo_mode(agent: AgentProcess) -> None:

@@ -68,6 +68,7 @@ async def client(rig: AgentRig) -> AsyncIterator[Client]:
         binder=rig.binder,
         releaser=rig.releaser,
         inventory=Inventory(nvml=rig.nvml, ledger=rig.ledger),
+        usage=rig.usage,
         ledger=rig.ledger,
     )
     await rig.rebuild.run()
@@ -112,7 +113,14 @@ async def test_bind_and_release_over_http(client: Client) -> None:
 )
 @pytest.mark.parametrize(
     "route",
-    ["POST /v1/bind", "POST /v1/releases", "GET /v1/gpus", "GET /v1/contexts", "GET /nowhere"],
+    [
+        "POST /v1/bind",
+        "POST /v1/releases",
+        "GET /v1/gpus",
+        "GET /v1/contexts",
+        "GET /v1/usage",
+        "GET /nowhere",
+    ],
 )
 async def test_strangers_get_nowhere(
     client: Client, route: str, headers: dict[str, str], refusal: tuple[int, str]
@@ -199,6 +207,21 @@ async def test_gpus_and_contexts_tell_what_is_there(client: Client) -> None:
     assert [(c["sessionUID"], c["state"], c["seenHolding"]) for c in contexts] == [
         ("session-1", "bound", True)
     ]
+
+
+async def test_usage_tells_of_every_bound_session(client: Client) -> None:
+    """Null and Unknown where nothing has been seen yet."""
+    rig = client.rig
+    await rig.binder.bind(rig.bind_request(await rig.start_pod()))
+
+    status, body = await client.call("GET", "/v1/usage")
+
+    unseen = {"busy": "Unknown", "utilizationPercent": None, "sampledSeconds": 0.0}
+    assert status == 200
+    assert msgspec.json.decode(body) == {
+        "bootID": rig.boot_id,
+        "sessions": [{"sessionUID": "session-1"} | unseen],
+    }
 
 
 async def test_a_healthy_agent_is_ready_and_counts(client: Client) -> None:

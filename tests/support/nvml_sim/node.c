@@ -21,13 +21,13 @@ typedef struct {
     long long delay_ms;
 } Fault;
 
-static int open_node(void)
+int open_node(void)
 {
     const char *path = getenv("NVML_SIMULATOR_STATE");
     return path == NULL ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-static FILE *open_text(int directory, const char *name)
+FILE *open_text(int directory, const char *name)
 {
     int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -151,7 +151,7 @@ static bool is_alive(unsigned pid, unsigned long long start_time)
     return started == start_time && !gone;
 }
 
-static unsigned long long own_pid_namespace(void)
+unsigned long long own_pid_namespace(void)
 {
     struct stat own;
     return stat("/proc/self/ns/pid", &own) == 0 ? own.st_ino : 0;
@@ -243,6 +243,16 @@ static Return read_allocation(int node, int allocations, const char *name, const
     fclose(file);
     *held = whole && strcmp(row->uuid, uuid) == 0 && is_held(node, allocations, name, row);
     return whole ? SUCCESS : UNKNOWN;
+}
+
+Return read_named_row(const char *name, const char *uuid, Row *row, bool *held)
+{
+    int node = open_node();
+    int allocations = openat(node, "allocations", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    Return result = read_allocation(node, allocations, name, uuid, row, held);
+    close(allocations);
+    close(node);
+    return result;
 }
 
 static void make_room(Row **rows, size_t count)

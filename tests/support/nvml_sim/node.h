@@ -7,6 +7,8 @@
  *   allocations/   a file per allocation, named pid-starttime-token, one line:
  *                  uuid compute|graphics|mps pid start-time bytes gi ci pid-namespace-inode
  *   locks/         a file beside each allocation, with a POSIX lock of the process that holds it
+ *   work/          a file beside each allocation that computes: "uuid pid pid-namespace-inode", then
+ *                  a line for each change: time in us, percent in use from then on   (optional)
  *   faults         a line per rule: symbol|* uuid|* return|hide rc delay-ms   (optional)
  *   lag_ms         how long memory outlives the first look at its dead process (optional)
  *   dead/          written here: when a process was first seen dead, as the time of a file
@@ -28,8 +30,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
-enum { MAX_DEVICES = 64 };
+enum {
+    MAX_DEVICES = 64,
+    MAX_SAMPLES = 72,      /* of processes, which the driver keeps of each GPU */
+    BUFFER_US = 12000000, /* and for how long, at six in a second */
+};
 
 typedef enum {
     SUCCESS = 0,
@@ -57,11 +64,28 @@ typedef struct {
     bool is_visible; /* its pid means something to the caller */
 } Row;
 
+typedef struct {
+    unsigned pid, percent, current; /* the most since the asked time, and that of this moment */
+    unsigned long long time_us;
+    bool is_visible;
+} Sample;
+
 /* How many GPUs the node has; -1 where the file is missing or cannot be understood. */
 int read_devices(Device devices[MAX_DEVICES]);
 
 /* The rows of a GPU that still hold memory; the caller frees them. A garbled row fails the call. */
 Return held_rows(const Device *device, Row **rows, size_t *count);
+
+/* One row by its name; *held is false too where it is no more. */
+Return read_named_row(const char *name, const char *uuid, Row *row, bool *held);
+
+/* What the processes of a GPU did after since_us, idle ones included; returns how many. */
+unsigned read_samples(const Device *device, unsigned long long since_us, Sample *samples);
+
+/* The directory of the node, a text in a directory, the caller's own pid namespace. */
+int open_node(void);
+FILE *open_text(int directory, const char *name);
+unsigned long long own_pid_namespace(void);
 
 /* Wait and fail as a rule says. A rule taken away in mid-call ends the wait: a hang that heals. */
 Return suffer(const char *symbol, const char *uuid);

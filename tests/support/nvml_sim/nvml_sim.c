@@ -50,6 +50,20 @@ typedef struct {
 _Static_assert(sizeof(ProcessInfo) == 24 && offsetof(ProcessInfo, bytes) == 8, "nvmlProcessInfo_t");
 _Static_assert(offsetof(ProcessInfo, compute_instance) == 20, "nvmlProcessInfo_t");
 _Static_assert(sizeof(Memory) == 24 && sizeof(MemoryV2) == (MEMORY_V2 & 0xFFFF), "nvmlMemory_t");
+typedef struct {
+    uint32_t pid;
+    uint64_t time_us;
+    uint32_t sm, memory, encoder, decoder;
+} ProcessSample;
+
+typedef struct {
+    uint32_t gpu, memory;
+} Rates;
+
+_Static_assert(sizeof(ProcessSample) == 32 && offsetof(ProcessSample, time_us) == 8 &&
+                   offsetof(ProcessSample, sm) == 16,
+               "nvmlProcessUtilizationSample_t");
+_Static_assert(sizeof(Rates) == 8, "nvmlUtilization_t");
 _Static_assert(sizeof(PciInfo) == 68, "nvmlPciInfo_t");
 
 static atomic_int init_count;
@@ -363,11 +377,41 @@ EXPORT Return nvmlDeviceGetRunningProcessDetailList(Handle handle, void *list)
     return NOT_SUPPORTED;
 }
 
-EXPORT Return nvmlDeviceGetUtilizationRates(Handle handle, void *rates)
+/* ---- exported: how much a GPU works ---- */
+
+EXPORT Return nvmlDeviceGetUtilizationRates(Handle handle, Rates *rates)
 {
-    (void)rates;
+    Sample samples[MAX_SAMPLES];
+    uint32_t sum = 0;
     ENTER_DEVICE(handle);
-    return NOT_SUPPORTED;
+    unsigned count = read_samples(&device, 0, samples);
+    for (unsigned i = 0; i < count; i++)
+        sum += samples[i].current;
+    rates->gpu = sum > 100 ? 100 : sum;
+    rates->memory = rates->gpu / 2;
+    return SUCCESS;
+}
+
+/* As in the driver, whoever did nothing since then is left out, and nobody at all is NOT_FOUND. */
+EXPORT Return nvmlDeviceGetProcessUtilization(Handle handle, ProcessSample *found, unsigned *count,
+                                              unsigned long long last_seen_us)
+{
+    Sample samples[MAX_SAMPLES];
+    ENTER_DEVICE(handle);
+    unsigned read = read_samples(&device, last_seen_us, samples), needed = 0;
+    unsigned room = found == NULL ? 0 : *count;
+    bool hidden = is_hidden(__func__, device.uuid);
+    for (unsigned i = 0; !hidden && i < read; i++) {
+        if (samples[i].percent == 0 || !samples[i].is_visible)
+            continue;
+        uint32_t percent = samples[i].percent;
+        if (needed < room)
+            found[needed] = (ProcessSample){samples[i].pid, samples[i].time_us, percent,
+                                            percent / 2, 0, 0};
+        needed++;
+    }
+    *count = needed;
+    return needed == 0 ? NOT_FOUND : needed > room ? INSUFFICIENT_SIZE : SUCCESS;
 }
 
 /* ---- exported: events; no Xid ever comes, so a wait always runs its full time ---- */
