@@ -88,6 +88,11 @@ class SimulatedNode:
         """Let a symbol (or *) not return before clear_faults."""
         self.inject(symbol, uuid=uuid, delay_ms=HANG_MS)
 
+    def answer_stale(self, symbol: str) -> None:
+        """Let a symbol give samples that are older than asked for, as some drivers do."""
+        self._faults.append(f"{symbol} * stale 0 0")
+        self._write_faults()
+
     def clear_faults(self) -> None:
         """Take all injected faults away; calls that wait on one go on and answer truly."""
         self._faults.clear()
@@ -150,14 +155,14 @@ def write_row(
     return row
 
 
-def work(row: Path, percent: int) -> None:
-    """Let the process behind a row use its GPU by so many percent from now on."""
+def work(row: Path, percent: int, *, engine: str = "sm") -> None:
+    """Let the process behind a row use an engine of its GPU, sm or decoder, from now on."""
     state_dir = row.parents[1]
     uuid, _kind, pid, *_, namespace = row.read_text().split()
     log = state_dir / "work" / row.name
     log.parent.mkdir(exist_ok=True)
     earlier = log.read_text() if log.exists() else f"{uuid} {pid} {namespace}\n"
-    _replace(log, f"{earlier}{time.time_ns() // 1000} {percent}\n")
+    _replace(log, f"{earlier}{time.time_ns() // 1000} {percent} {engine}\n")
 
 
 def release_hold(row: Path) -> None:

@@ -328,18 +328,14 @@ def _read_rate(handle: Any) -> int | None:
 
 
 def _read_samples(handle: Any, since_us: int) -> dict[int, int] | None:
-    """Read what the driver sampled of processes; "not found" is its word for idle.
-
-    pynvml raises its own SUCCESS where the size probe finds nothing to size: that is no word
-    for idle, and so no answer.
-    """
+    """Read what the driver sampled of processes; "not found" is its word for idle."""
     for attempt in range(1, _LIST_ATTEMPTS + 1):
         try:
             return _believed(pynvml.nvmlDeviceGetProcessUtilization(handle, since_us), since_us)
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_NOT_FOUND:
                 return {}
-            if error.value in _NO_SUCH_FIGURE | {pynvml.NVML_SUCCESS}:
+            if error.value in _NO_SUCH_FIGURE:
                 return None
             if error.value != pynvml.NVML_ERROR_INSUFFICIENT_SIZE or attempt == _LIST_ATTEMPTS:
                 raise

@@ -97,7 +97,6 @@ class UsageWatch:
         at = timedelta(seconds=self._monotonic())
         blind = Look(at, at, None, timedelta())
         self._looks = {key: [*self._recent(key), blind] for key in self._looks}
-        self._last = None
 
     async def report(self) -> UsageReport:
         """Answer for every bound Session of the ledger; raises Retry where that is away."""

@@ -81,6 +81,24 @@ async def test_work_before_the_asked_moment_is_left_out(nvml: Nvml, node: Simula
     assert (await first(nvml, moment())).processes == {}
 
 
+async def test_samples_that_are_too_old_count_for_nothing(nvml: Nvml, node: SimulatedNode) -> None:
+    """Drivers are known to give more than was asked for: an end long ago is no work now."""
+    row = hold(node.state_dir, GPU, GIB)
+    work(row, 60)
+    work(row, 0)
+    node.answer_stale(SAMPLES)
+
+    assert (await first(nvml, moment())).processes == {}
+
+
+async def test_decoding_is_work_too(nvml: Nvml, node: SimulatedNode) -> None:
+    """A process that only decodes video uses no SM."""
+    since = moment()
+    work(hold(node.state_dir, GPU, GIB), 30, engine="decoder")
+
+    assert await first(nvml, since) == GpuActivity(GPU, 0, {os.getpid(): 30})
+
+
 async def test_a_dead_process_is_told_of(nvml: Nvml, start_holder: StartHolder) -> None:
     """Its samples outlive it: the pid alone says nothing about who has it now."""
     since, holder = moment(), start_holder(GIB)

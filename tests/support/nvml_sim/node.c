@@ -127,6 +127,12 @@ bool is_hidden(const char *symbol, const char *uuid)
     return find_fault("hide", symbol, uuid, &fault);
 }
 
+bool is_stale(const char *symbol, const char *uuid)
+{
+    Fault fault;
+    return find_fault("stale", symbol, uuid, &fault);
+}
+
 static bool is_alive(unsigned pid, unsigned long long start_time)
 {
     char path[32], text[1024], state;

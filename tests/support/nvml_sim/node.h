@@ -8,8 +8,9 @@
  *                  uuid compute|graphics|mps pid start-time bytes gi ci pid-namespace-inode
  *   locks/         a file beside each allocation, with a POSIX lock of the process that holds it
  *   work/          a file beside each allocation that computes: "uuid pid pid-namespace-inode", then
- *                  a line for each change: time in us, percent in use from then on   (optional)
- *   faults         a line per rule: symbol|* uuid|* return|hide rc delay-ms   (optional)
+ *                  a line for each change: time in us, percent in use from then on, and whether
+ *                  sm or decoder does it   (optional)
+ *   faults         a line per rule: symbol|* uuid|* return|hide|stale rc delay-ms   (optional)
  *   lag_ms         how long memory outlives the first look at its dead process (optional)
  *   dead/          written here: when a process was first seen dead, as the time of a file
  *
@@ -67,7 +68,7 @@ typedef struct {
 typedef struct {
     unsigned pid, percent, current; /* the most since the asked time, and that of this moment */
     unsigned long long time_us;
-    bool is_visible;
+    bool is_visible, is_decoding;
 } Sample;
 
 /* How many GPUs the node has; -1 where the file is missing or cannot be understood. */
@@ -92,6 +93,9 @@ Return suffer(const char *symbol, const char *uuid);
 
 /* True where a rule empties this list. */
 bool is_hidden(const char *symbol, const char *uuid);
+
+/* True where a rule lets this call answer with more than was asked for: with old samples too. */
+bool is_stale(const char *symbol, const char *uuid);
 
 void sleep_ms(long long duration);
 

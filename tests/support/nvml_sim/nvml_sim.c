@@ -398,16 +398,19 @@ EXPORT Return nvmlDeviceGetProcessUtilization(Handle handle, ProcessSample *foun
 {
     Sample samples[MAX_SAMPLES];
     ENTER_DEVICE(handle);
+    if (is_stale(__func__, device.uuid))
+        last_seen_us = 0;
     unsigned read = read_samples(&device, last_seen_us, samples), needed = 0;
     unsigned room = found == NULL ? 0 : *count;
     bool hidden = is_hidden(__func__, device.uuid);
     for (unsigned i = 0; !hidden && i < read; i++) {
         if (samples[i].percent == 0 || !samples[i].is_visible)
             continue;
-        uint32_t percent = samples[i].percent;
+        uint32_t sm = samples[i].is_decoding ? 0 : samples[i].percent;
+        uint32_t decoder = samples[i].percent - sm;
         if (needed < room)
-            found[needed] = (ProcessSample){samples[i].pid, samples[i].time_us, percent,
-                                            percent / 2, 0, 0};
+            found[needed] = (ProcessSample){samples[i].pid, samples[i].time_us, sm, sm / 2, 0,
+                                            decoder};
         needed++;
     }
     *count = needed;

@@ -26,18 +26,21 @@ static void fold(FILE *file, bool lives, unsigned long long since_us, Sample *sa
 {
     unsigned long long from, next, now = now_us();
     unsigned percent, next_percent;
-    bool is_last = fscanf(file, "%llu %u", &from, &percent) != 2;
+    char engine[16], next_engine[16];
+    bool is_last = fscanf(file, "%llu %u %15s", &from, &percent, engine) != 3;
     while (!is_last) {
-        is_last = fscanf(file, "%llu %u", &next, &next_percent) != 2;
+        is_last = fscanf(file, "%llu %u %15s", &next, &next_percent, next_engine) != 3;
         unsigned long long until = !is_last ? next : lives ? now : from;
         if (until > since_us && percent > 0) {
             sample->percent = percent > sample->percent ? percent : sample->percent;
             sample->time_us = until;
+            sample->is_decoding = strcmp(engine, "decoder") == 0;
         }
         if (is_last)
-            sample->current = lives ? percent : 0;
+            sample->current = lives && strcmp(engine, "sm") == 0 ? percent : 0;
         from = next;
         percent = next_percent;
+        memcpy(engine, next_engine, sizeof engine);
     }
 }
 
