@@ -87,6 +87,11 @@ class Reason(StrEnum):
     # Why a Session ends (PendingDestroy, Destroyed).
     DELETED = "Deleted"
     EXPLICIT_CLOSE = "ExplicitClose"
+    REVOKED = "Revoked"
+    LIFETIME_EXCEEDED = "LifetimeExceeded"
+    DISCONNECTED = "Disconnected"
+    HEARTBEAT_LOST = "HeartbeatLost"
+    IDLE = "Idle"
     POD_GONE = "PodGone"
     POD_TERMINATED = "PodTerminated"
     POD_REPLACED = "PodReplaced"

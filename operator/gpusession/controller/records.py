@@ -11,11 +11,11 @@ from datetime import timedelta
 
 import structlog
 
-from gpusession.api.session import Phase, Session, SessionStatus
+from gpusession.api.session import Heartbeat, Idle, Phase, Session, SessionSpec, SessionStatus
 from gpusession.controller.sessions import SessionCache
 from gpusession.errors import StoreUnavailable
 from gpusession.metrics import REDIS_UP, REPAIRS
-from gpusession.store.sessions import SessionStore
+from gpusession.store.sessions import LivenessSpec, SessionStore
 
 PATIENCE = timedelta(milliseconds=250)
 """For one write on the way to an end: a quarter of what a release itself may take."""
@@ -44,6 +44,7 @@ class RecordKeeper:
                 user=session.spec.user,
                 node=status.node_name or "",
                 lifetime=timedelta(seconds=session.spec.max_lifetime_seconds),
+                liveness=_liveness(session.spec),
             )
         )
 
@@ -92,3 +93,17 @@ class RecordKeeper:
             return False
         REDIS_UP.set(1)
         return True
+
+
+def _liveness(spec: SessionSpec) -> LivenessSpec:
+    heartbeat = spec.heartbeat or Heartbeat(period_seconds=0)
+    idle = spec.idle or Idle(timeout_seconds=0)
+    period = timedelta(seconds=heartbeat.period_seconds)
+    return LivenessSpec(
+        heartbeat_period=period,
+        heartbeat_threshold=period * heartbeat.failure_threshold,
+        initial_delay=timedelta(seconds=heartbeat.initial_delay_seconds),
+        idle_timeout=timedelta(seconds=idle.timeout_seconds),
+        signals=idle.signals,
+        disconnect_grace=timedelta(milliseconds=spec.disconnect_grace_milliseconds),
+    )

@@ -6,6 +6,7 @@ It retries nothing: whoever calls knows whether to repeat, and when.
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -30,6 +31,10 @@ PATIENCE = 2
 """Time limits that a call may take in all: one in the queue, one with the server."""
 
 
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+"""The line of a script that stands for scripts/parts/<name>.lua."""
+
+
 class RedisClient:
     """Connections to one server, handed to waiting callers strictly in turn.
 
@@ -50,6 +55,11 @@ class RedisClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long the server may take over one command."""
+        return timedelta(seconds=self._seconds)
 
     async def ping(self) -> None:
         """Return if the server answers; raises StoreUnavailable if it does not."""
@@ -136,8 +146,15 @@ def _pool(url: str, *, timeout: float, connections: int) -> ConnectionPool:
 
 @cache
 def _script(name: str) -> tuple[str, str]:
-    text = files("gpusession.store").joinpath("scripts", f"{name}.lua").read_text("utf-8")
+    """Give digest and text of a script, with what it shares with others in place."""
+    text = _INCLUDE.sub(lambda line: _lua("parts", line[1]), _lua(name))
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text
+
+
+def _lua(*path: str) -> str:
+    *folders, name = path
+    script = files("gpusession.store").joinpath("scripts", *folders, f"{name}.lua")
+    return script.read_text("utf-8")
 
 
 def _said(error: RedisError) -> str:

@@ -6,12 +6,46 @@ part can hold a colon (Kubernetes names), so no Session owns a key of another.
 
 import re
 
+DEADLINES = "gs:deadlines"
+"""Sorted set: when to look at which Session next, in ms of the server's clock."""
+
+EVENTS = "gs:events"
+"""Stream: what the processes tell each other. Whoever misses one is late, never wrong."""
+
+TICK = "gs:tick"
+"""Hash: the last look of the controller, by which it knows the server again."""
+
+GATEWAYS = "gs:gateways"
+"""Sorted set: until when which gateway's lease runs."""
+
+NAME_PREFIX = "gs:n:"
+
 _GLOB = re.compile(rb"[*?\[\]\\]")
 
 
 def record(uid: str) -> str:
     """Name the hash that is our record of a Session, on the control side."""
     return f"gs:s:{uid}"
+
+
+def tokens(uid: str) -> str:
+    """Name the hash of a Session's token digests and when each expires."""
+    return f"gs:t:{uid}"
+
+
+def name(namespace: str, name: str) -> str:
+    """Name the string that holds the uid of the Session of this name."""
+    return f"{NAME_PREFIX}{namespace}/{name}"
+
+
+def user(user: str) -> str:
+    """Name the set of the uids of a user's Sessions."""
+    return f"gs:u:{user}"
+
+
+def gateway(gateway: str) -> str:
+    """Name the set of the uids that are connected at a gateway."""
+    return f"gs:g:{gateway}"
 
 
 def is_own_key(key: str | bytes, namespace: str, name: str) -> bool:

@@ -4,6 +4,7 @@ The record can be lost at any time: the Session object rebuilds it, and a missin
 never an expired one. Times are the server's own, so no two clocks are compared.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,9 @@ KEEP = timedelta(hours=24)
 SCAN_COUNT = 1000
 """Names looked at per SCAN step: about 1 ms of the server's one thread."""
 
+PAGE = 200
+"""Records per script call: about 1 ms of the server's one thread."""
+
 
 class RecordState(StrEnum):
     """How far the end of a Session has come, as the gateway must know it."""
@@ -27,21 +31,93 @@ class RecordState(StrEnum):
     GONE = "gone"
 
 
+class Claim(StrEnum):
+    """What came of a claim."""
+
+    WON = "won"
+    """The end is the caller's, now or since an earlier call."""
+    RETURNED = "returned"
+    """The Session was heard since the caller looked: look again."""
+    MISSING = "missing"
+    """No record, or none that is whole, which proves nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessSpec:
+    """What a Session's spec asks to be watched; a duration of 0 means not at all."""
+
+    heartbeat_period: timedelta
+    heartbeat_threshold: timedelta
+    """Silence that ends the Session: period times failure threshold."""
+    initial_delay: timedelta
+    idle_timeout: timedelta
+    signals: tuple[str, ...]
+    disconnect_grace: timedelta
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One Session as Redis knows it; the fields are called as in the hash."""
+    """One Session as Redis knows it; the fields are called as in the hash.
+
+    None stands for never. No time in it is later than the look, save for those that mean
+    the future: `busy`, `first`, `cap`, `until`.
+    """
 
     ns: str
     name: str
     user: str | None
     node: str
+    state: RecordState
+    cap: datetime
+    """The end of the longest lifetime."""
+    made: datetime
+    """When this record was made; later than the Session's opening if Redis lost one."""
+
     hb: datetime
     """Last heartbeat, or the opening."""
     act: datetime
     """Last activity, or the opening; a heartbeat is no activity."""
-    cap: datetime
-    """The end of the longest lifetime."""
-    state: RecordState
+    busy: datetime | None
+    """The end of the time for which a client said that it is busy."""
+    gpu: datetime | None
+    """When the agent last saw the GPU busy."""
+    gpuseen: datetime | None
+    """When the agent last reported at all."""
+    gpusince: datetime | None
+    """Since when its reports have come without a gap."""
+    dc: datetime | None
+    """When the last client was seen to go."""
+    doubt: datetime | None
+    """When somebody last came with a token that we do not know."""
+
+    per: timedelta
+    hbt: timedelta
+    first: datetime
+    """No heartbeat is lost before this moment."""
+    idt: timedelta
+    sig: tuple[str, ...]
+    dcg: timedelta
+
+    why: str | None
+    """Why it ends, from pending on."""
+    until: datetime | None
+    """Until when a pending end may be called off."""
+    close: bool
+    rev: bool
+    gw: str | None
+    """The gateway that brought the last beat."""
+    n: int
+    """Moves with every sign of life: a claim says which it has seen."""
+    connections: Mapping[str, int]
+    """Open connections by gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A record, and the server's time of the look."""
+
+    record: Record
+    now: datetime
 
 
 class SessionStore:
@@ -50,7 +126,7 @@ class SessionStore:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
 
-    async def open(
+    async def open(  # noqa: PLR0913 - the parts of a record
         self,
         *,
         uid: str,
@@ -59,23 +135,87 @@ class SessionStore:
         user: str | None,
         node: str,
         lifetime: timedelta,
+        liveness: LivenessSpec,
+        state: RecordState = RecordState.ACTIVE,
     ) -> None:
-        """Make sure that the record is there and whole.
+        """Make sure that the record is there and whole, and watched as `liveness` asks.
 
         What an existing record says stands, its beats above all: an open that comes late
         or twice takes nothing back. `lifetime` counts from now where `cap` is missing.
+        A heartbeat that the spec changes gets a whole threshold and delay anew.
         """
-        limits = (_milliseconds(lifetime), _milliseconds(KEEP))
-        args = (namespace, name, user or "", node, *limits)
-        await self._client.run("open", keys=[keys.record(uid)], args=args)
+        limits = (milliseconds(lifetime), milliseconds(KEEP))
+        whose = (uid, namespace, name, user or "", node, state)
+        names = [keys.record(uid), keys.DEADLINES, keys.name(namespace, name)]
+        await self._client.run(
+            "open",
+            keys=[*names, keys.user(user)] if user else names,
+            args=(*whose, *limits, *_watched(liveness)),
+        )
+
+    async def read(self, uid: str) -> Sighting | None:
+        """Give the record; None where it is missing or not whole, which proves nothing."""
+        answer: tuple[list[bytes], int]
+        answer = await self._client.run("read", keys=[keys.record(uid)], args=[])
+        flat, clock = answer
+        try:
+            fields = {
+                field.decode(): value.decode()
+                for field, value in zip(flat[::2], flat[1::2], strict=True)
+            }
+            return Sighting(_record(fields, clock), moment(clock))
+        except (KeyError, ValueError, OverflowError):
+            return None
+
+    async def claim(
+        self, uid: str, *, to: RecordState, why: str, grace: timedelta, counter: int | None
+    ) -> Claim:
+        """Take the one right to end the Session (RELEASING), or let its end begin (PENDING).
+
+        Wins over a returning client only if nothing was heard since `counter`; None asks for
+        no such proof. What was pending already needs none. `grace` counts for PENDING.
+        Raises StoreUnavailable: the caller must hold, not assume that it won or lost.
+        """
+        answer: bytes = await self._client.run(
+            "claim",
+            keys=[keys.record(uid), keys.DEADLINES, keys.EVENTS],
+            args=(uid, to, why, milliseconds(grace), "" if counter is None else counter),
+        )
+        return Claim(answer.decode())
+
+    async def reopen(self, uid: str) -> bool:
+        """Take back a claim that came to nothing; True if the record is active now.
+
+        The Session counts as just heard and just used.
+        """
+        names = [keys.record(uid), keys.DEADLINES, keys.EVENTS]
+        return bool(await self._client.run("reopen", keys=names, args=[uid]))
 
     async def mark(self, uid: str, state: RecordState) -> bool:
         """Write how far the end has come; False if there is no record, and none is made."""
-        return bool(await self._client.run("mark", keys=[keys.record(uid)], args=[state]))
+        names = [keys.record(uid), keys.EVENTS]
+        return bool(await self._client.run("mark", keys=names, args=[uid, state]))
+
+    async def revoke(self, uid: str) -> bool:
+        """Take every token away for good; False if there is no record."""
+        return await revoke(self._client, uid)
 
     async def forget(self, uid: str) -> None:
-        """Remove the record: the last step of an end."""
-        await self._client.call("UNLINK", keys.record(uid))
+        """Remove the record and all that leads to it: the last step of an end."""
+        names = [keys.record(uid), keys.tokens(uid), keys.DEADLINES, keys.EVENTS]
+        await self._client.run("forget", keys=names, args=[uid, keys.NAME_PREFIX, keys.user("")])
+
+    async def note_usage(self, reports: Sequence[tuple[str, bool]]) -> int:
+        """Note of each Session whether an agent saw its GPU busy; says how many have a record."""
+        noted = 0
+        for start in range(0, len(reports), PAGE):
+            page = reports[start : start + PAGE]
+            noted += await self._client.run(
+                "note_usage",
+                keys=[keys.record(uid) for uid, _ in page],
+                args=[int(busy) for _, busy in page],
+            )
+        return noted
 
     async def uids(self) -> frozenset[str]:
         """Give the uids of all records; one that comes or goes meanwhile may be missed."""
@@ -90,31 +230,77 @@ class SessionStore:
             if cursor == b"0":
                 return frozenset(found)
 
-    async def read(self, uid: str) -> Record | None:
-        """Give the record; None where it is missing or not whole, which proves nothing."""
-        fields: dict[bytes, bytes] = await self._client.call("HGETALL", keys.record(uid))
-        try:
-            return _record({key.decode(): value.decode() for key, value in fields.items()})
-        except (KeyError, ValueError, OverflowError):
-            return None
+
+async def revoke(client: RedisClient, uid: str) -> bool:
+    """Take every token of a Session away for good; False if there is no record."""
+    names = [keys.record(uid), keys.tokens(uid), keys.DEADLINES, keys.EVENTS]
+    return bool(await client.run("revoke", keys=names, args=[uid]))
 
 
-def _record(fields: dict[str, str]) -> Record:
+def moment(milliseconds: int) -> datetime:
+    """Read a time of the server's clock."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
+
+
+def milliseconds(duration: timedelta) -> int:
+    """Write a duration as the scripts count it."""
+    return duration // timedelta(milliseconds=1)
+
+
+def _watched(liveness: LivenessSpec) -> tuple[int | str, ...]:
+    return (
+        milliseconds(liveness.initial_delay),
+        milliseconds(liveness.heartbeat_period),
+        milliseconds(liveness.heartbeat_threshold),
+        milliseconds(liveness.idle_timeout),
+        ",".join(liveness.signals),
+        milliseconds(liveness.disconnect_grace),
+    )
+
+
+def _record(fields: Mapping[str, str], clock: int) -> Record:
+    def past(field: str) -> datetime | None:
+        value = min(int(fields[field]), clock)
+        return moment(value) if value else None
+
+    def future(field: str) -> datetime | None:
+        value = int(fields[field])
+        return moment(value) if value else None
+
+    def span(field: str) -> timedelta:
+        return timedelta(milliseconds=int(fields[field]))
+
     return Record(
         ns=fields["ns"],
         name=fields["name"],
         user=fields["user"] or None,
         node=fields["node"],
-        hb=_moment(fields["hb"]),
-        act=_moment(fields["act"]),
-        cap=_moment(fields["cap"]),
         state=RecordState(fields["state"]),
+        cap=moment(int(fields["cap"])),
+        made=moment(min(int(fields["made"]), clock)),
+        hb=moment(min(int(fields["hb"]), clock)),
+        act=moment(min(int(fields["act"]), clock)),
+        busy=future("busy"),
+        gpu=past("gpu"),
+        gpuseen=past("gpuseen"),
+        gpusince=past("gpusince"),
+        dc=past("dc"),
+        doubt=past("doubt"),
+        per=span("per"),
+        hbt=span("hbt"),
+        first=moment(int(fields["first"])),
+        idt=span("idt"),
+        sig=tuple(signal for signal in fields["sig"].split(",") if signal),
+        dcg=span("dcg"),
+        why=fields["why"] or None,
+        until=future("until"),
+        close=fields["close"] != "0",
+        rev=fields["rev"] != "0",
+        gw=fields["gw"] or None,
+        n=int(fields["n"]),
+        connections={
+            field.removeprefix("c:"): int(value)
+            for field, value in fields.items()
+            if field.startswith("c:")
+        },
     )
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return duration // timedelta(milliseconds=1)
-
-
-def _moment(milliseconds: str) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(milliseconds))

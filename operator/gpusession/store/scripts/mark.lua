@@ -1,10 +1,15 @@
 -- Write a Session's state into its record.
--- KEYS[1] the record
--- ARGV    state
+-- KEYS[1] the record  [2] the events
+-- ARGV    uid, state
 -- Returns 1, or 0 if there is no record.
 -- Atomic: a record that goes between look and write must not come back as a stump.
+-- include events
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
-redis.call('HSET', KEYS[1], 'state', ARGV[1])
+local before, state = redis.call('HGET', KEYS[1], 'state'), ARGV[2]
+redis.call('HSET', KEYS[1], 'state', state)
+if before ~= state and (state == 'releasing' or state == 'gone') then
+  emit(KEYS[2], 'ending', ARGV[1], 'why', redis.call('HGET', KEYS[1], 'why') or '')
+end
 return 1

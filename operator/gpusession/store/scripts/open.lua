@@ -1,27 +1,60 @@
--- Make a Session's record whole: write every field that is missing, change none.
--- KEYS[1] the record
--- ARGV    ns, name, user, node, lifetime in ms, ms to keep the record beyond its cap
+-- Make a Session's record whole: write what is missing, change no beat, take over the spec.
+-- KEYS[1] the record  [2] the deadlines  [3] the uid under its name  [4] the user's uids, if any
+-- ARGV    uid, ns, name, user, node, state, lifetime, ms to keep the record beyond its cap,
+--         initial delay, per, hbt, idt, sig, dcg
 -- Returns 1 if there was no record, else 0.
 -- Atomic: a beat between look and write would be overwritten by an older time.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- include clock
+-- include record
 local created = 1 - redis.call('EXISTS', KEYS[1])
+local delay, per, hbt = ARGV[9], ARGV[10], ARGV[11]
 
-local function number(field, default)
-  local stored = tonumber(redis.call('HGET', KEYS[1], field) or nil)
+local function default(field, value)
+  local stored = number(redis.call('HGET', KEYS[1], field))
   if not stored then
-    stored = default
-    redis.call('HSET', KEYS[1], field, string.format('%.0f', default))
+    stored = value
+    redis.call('HSET', KEYS[1], field, value)
   end
   return stored
 end
 
-for i, field in ipairs({'ns', 'name', 'user', 'node'}) do
-  redis.call('HSETNX', KEYS[1], field, ARGV[i])
+-- In the order of use: a small hash is searched from its beginning.
+redis.call('HSETNX', KEYS[1], 'state', ARGV[6])
+default('rev', 0)
+local cap = default('cap', now + ARGV[7])
+default('hb', now)
+default('n', 0)
+default('dc', 0)
+redis.call('HSETNX', KEYS[1], 'why', '')
+redis.call('HSETNX', KEYS[1], 'gw', '')
+default('act', now)
+
+-- Nobody can have kept a period that has only come with this spec: it counts from here.
+local before = redis.call('HMGET', KEYS[1], 'per', 'hbt')
+if before[1] ~= per or before[2] ~= hbt then
+  redis.call('HSET', KEYS[1], 'first', now + delay + hbt)
 end
-redis.call('HSETNX', KEYS[1], 'state', 'active')
-number('hb', now)
-number('act', now)
-local cap = number('cap', now + ARGV[5])
-redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', cap + ARGV[6]))
+redis.call('HSET', KEYS[1], 'per', per, 'hbt', hbt, 'idt', ARGV[12], 'sig', ARGV[13], 'dcg', ARGV[14])
+default('first', now + delay + hbt)
+for _, field in ipairs({'busy', 'gpu', 'close', 'until', 'gpuseen', 'gpusince', 'doubt'}) do
+  default(field, 0)
+end
+default('made', now)
+for i, field in ipairs({'ns', 'name', 'user', 'node'}) do
+  redis.call('HSETNX', KEYS[1], field, ARGV[i + 1])
+end
+
+local ends = cap + ARGV[8]
+redis.call('PEXPIREAT', KEYS[1], ends)
+redis.call('ZADD', KEYS[2], 'LT', now, ARGV[1])
+if created == 1 then
+  redis.call('SET', KEYS[3], ARGV[1], 'PXAT', ends)
+else
+  redis.call('SET', KEYS[3], ARGV[1], 'NX', 'PXAT', ends)
+end
+if KEYS[4] and redis.call('HGET', KEYS[1], 'user') == ARGV[4] then
+  redis.call('SADD', KEYS[4], ARGV[1])
+  redis.call('PEXPIREAT', KEYS[4], ends, 'NX')
+  redis.call('PEXPIREAT', KEYS[4], ends, 'GT')
+end
 return created

@@ -1,0 +1,84 @@
+"""When to look at which Session: a queue in Redis that no crash empties.
+
+What is due is leased, not removed: whoever asks again 30 s later gets it again, until the
+record is gone or its deadline has moved on. Beats do not touch it; a look after a beat puts
+the next look off in silence.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from gpusession.store import keys
+from gpusession.store.client import RedisClient
+from gpusession.store.sessions import milliseconds
+
+LEASE = timedelta(seconds=30)
+"""For whoever acts on what is due: longer than any single step of it."""
+
+PAGE = 250
+"""Records looked at per script call: below 3 ms of the server's one thread."""
+
+MOST_PAGES = 40
+"""10,000 looks per call: three times what 100,000 sleeping Sessions need per second."""
+
+CLAIM = "claim"
+"""`Due.why` of a record whose end has begun: pending and out of grace, or on from there."""
+
+
+class DueKind(StrEnum):
+    """What is to be done about a record."""
+
+    DUE = "due"
+    """A deadline has passed, or an end that has begun must go on."""
+    LATE = "late"
+    """Nothing has passed, but its beat is late or its last client is gone."""
+    MISSING = "missing"
+    """No record, or none that is whole: it proves nothing and is to be made anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """One record that somebody must look at."""
+
+    uid: str
+    kind: DueKind
+    why: str
+    """A Reason of the ends, or CLAIM; empty unless the kind is DUE."""
+    node: str
+    gateway: str
+    """Where the last beat came from."""
+
+
+class DeadlineStore:
+    """The deadlines, by Session uid."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    async def due(self, limit: int = 500) -> list[Due]:
+        """Lease what is due, about `limit` of it at most; LATE is told once per silence.
+
+        An answer shorter than `limit` says that nothing more is due, or that very many
+        records were looked at: in both cases the next sweep goes on.
+        """
+        found: list[Due] = []
+        for _ in range(MOST_PAGES):
+            page = min(PAGE, limit - len(found))
+            looked, lines = await self._client.run(
+                "due", keys=[keys.DEADLINES], args=(page, milliseconds(LEASE), keys.record(""))
+            )
+            found += [_due(*line) for line in lines]
+            if looked < page or len(found) >= limit:
+                break
+        return found
+
+    async def postpone(self, uid: str, until: datetime) -> None:
+        """Look again at that time of the server's clock; only at what is looked at anyway."""
+        score = milliseconds(until - datetime.fromtimestamp(0, UTC))
+        await self._client.call("ZADD", keys.DEADLINES, "XX", score, uid)
+
+
+def _due(*line: bytes) -> Due:
+    uid, kind, why, node, gateway = (part.decode() for part in line)
+    return Due(uid=uid, kind=DueKind(kind), why=why, node=node, gateway=gateway)

@@ -1,0 +1,40 @@
+-- Look at the records whose time has come, and lease those that somebody must act on.
+-- KEYS[1] the deadlines; beyond it the records, which only [1] knows
+-- ARGV    how many to look at, lease in ms, prefix of records
+-- Returns how many were looked at, and for each to act on: uid, kind, why, node, gateway.
+-- Atomic: a beat between look and lease would be overwritten by an older deadline.
+-- include clock
+-- include record
+-- include deadlines
+-- A time in the future is from before the clock was moved back: it counts from now.
+local function clamp(key, record)
+  for _, field in ipairs({'hb', 'act', 'gpu', 'dc'}) do
+    if record[field] > now then
+      record[field] = now
+      redis.call('HSET', key, field, now)
+    end
+  end
+end
+
+local limit, lease, prefix = unpack(ARGV)
+local uids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
+local found, scores = {}, {}
+
+for i, uid in ipairs(uids) do
+  local key = prefix .. uid
+  local record = read(key, WATCHED)
+  local kind, why, again = 'missing', '', nil
+  if record then
+    clamp(key, record)
+    kind, why, again = look(record)
+  end
+  scores[2 * i - 1], scores[2 * i] = again or now + lease, uid
+  if kind then
+    local whose = record and redis.call('HMGET', key, 'node', 'gw') or {}
+    found[#found + 1] = {uid, kind, why, whose[1] or '', whose[2] or ''}
+  end
+end
+if #uids > 0 then
+  redis.call('ZADD', KEYS[1], unpack(scores))
+end
+return {#uids, found}

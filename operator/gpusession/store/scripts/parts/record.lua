@@ -1,0 +1,27 @@
+-- How every script reads a record.
+local TEXT = {state = true, ns = true, name = true, user = true, node = true, why = true, sig = true}
+
+-- A time, duration or count as we write them; nil for anything else.
+local function number(value)
+  local parsed = tonumber(value or nil)
+  if parsed and parsed >= 0 and parsed < 9007199254740992 then
+    return parsed
+  end
+end
+
+-- The named fields as a table; nil where the record is missing, or not whole as far as was asked.
+local function read(key, fields)
+  local values = redis.pcall('HMGET', key, unpack(fields))
+  if values.err then
+    return nil
+  end
+  local record = {}
+  for i, field in ipairs(fields) do
+    local value = TEXT[field] and values[i] or number(values[i])
+    if not value then
+      return nil
+    end
+    record[field] = value
+  end
+  return record
+end
