@@ -1,14 +1,22 @@
 """Session records for tests, watched as the CRD's defaults say, and hands to bend them."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
+from gpusession.store.clients import TOKEN_LIFE, ClientStore
+from gpusession.store.gateways import GatewayRegistry
 from gpusession.store.sessions import LivenessSpec, Record, SessionStore
 
 UID = "0a1b"
 LIFETIME = timedelta(hours=12)
+GATEWAY = "gw-a"
+TOKEN = hashlib.sha256(b"first").hexdigest()
+FAR = 4_102_444_800_000
+"""The year 2100."""
+OTHER_TOKEN = hashlib.sha256(b"second").hexdigest()
 
 
 def liveness(**changed: Any) -> LivenessSpec:
@@ -24,11 +32,21 @@ def liveness(**changed: Any) -> LivenessSpec:
     return LivenessSpec(**(defaults | changed))
 
 
-async def open_record(client: RedisClient, **changed: Any) -> None:
-    """Open the record of the tests, in part otherwise."""
-    fields = {"uid": UID, "namespace": "ns", "name": "a", "user": "ann", "node": "n1"}
-    rest = {"lifetime": LIFETIME, "liveness": liveness()}
+async def open_record(client: RedisClient, uid: str = UID, **changed: Any) -> None:
+    """Open the record of the tests, in part otherwise; a new one counts from 0."""
+    is_new = not await client.call("EXISTS", keys.record(uid))
+    fields = {"namespace": "ns", "name": "a", "user": "ann", "node": "n1"}
+    rest = {"uid": uid, "lifetime": LIFETIME, "liveness": liveness()}
     await SessionStore(client).open(**(rest | fields | changed))
+    if is_new:
+        await bend(client, uid, n=0)
+
+
+async def open_with_token(client: RedisClient, uid: str = UID, **changed: Any) -> None:
+    """Open a record that TOKEN opens, at GATEWAY among others, which lives."""
+    await open_record(client, uid=uid, **changed)
+    await ClientStore(client).mint(uid, TOKEN, TOKEN_LIFE)
+    await GatewayRegistry(client).announce(GATEWAY, timedelta(seconds=10))
 
 
 async def read_record(client: RedisClient, uid: str = UID) -> Record:
@@ -40,6 +58,8 @@ async def read_record(client: RedisClient, uid: str = UID) -> Record:
 
 async def bend(client: RedisClient, uid: str = UID, **fields: int | str) -> None:
     """Write fields of a record by hand."""
+    if not fields:
+        return
     await client.call("HSET", keys.record(uid), *(part for pair in fields.items() for part in pair))
 
 
@@ -52,6 +72,17 @@ async def now_ms(client: RedisClient) -> int:
 def moment(milliseconds: int) -> datetime:
     """Read a time of the server's clock."""
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
+
+
+async def expiry(client: RedisClient, token: str = TOKEN, uid: str = UID) -> int:
+    """Read when a token expires, as it is stored."""
+    return int(await client.call("HGET", keys.tokens(uid), token))
+
+
+async def score(client: RedisClient, uid: str = UID) -> float | None:
+    """Read when a record is to be looked at next."""
+    stored: float | None = await client.call("ZSCORE", keys.DEADLINES, uid)
+    return stored
 
 
 async def news(client: RedisClient) -> list[tuple[str, str]]:

@@ -107,7 +107,7 @@ class Record:
     gw: str | None
     """The gateway that brought the last beat."""
     n: int
-    """Moves with every sign of life: a claim says which it has seen."""
+    """Moves with every sign of life, and differs in every record: a claim says what it saw."""
     connections: Mapping[str, int]
     """Open connections by gateway."""
 

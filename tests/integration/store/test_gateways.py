@@ -1,17 +1,146 @@
-"""Leases of gateways in real servers."""
+"""Leases of gateways in real servers, and what becomes of a dead one's connections."""
 
 from datetime import timedelta
 
+import pytest
+from tests.support.records import TOKEN, UID, bend, moment, open_with_token, read_record
+
+from gpusession.store import keys
 from gpusession.store.client import RedisClient
+from gpusession.store.clients import ClientStore
 from gpusession.store.gateways import GatewayRegistry
 
+LEASE = timedelta(seconds=10)
+DEAD = "gw-dead"
 
-async def test_gateway_comes_and_goes(client: RedisClient) -> None:
-    """A lease is new, then renewed, and given up."""
-    gateways = GatewayRegistry(client)
 
-    first = await gateways.announce("a", timedelta(seconds=10))
-    second = await gateways.announce("a", timedelta(seconds=10))
-    await gateways.leave("a")
+@pytest.fixture
+def gateways(client: RedisClient) -> GatewayRegistry:
+    """Give the registry, empty."""
+    return GatewayRegistry(client)
+
+
+async def die(client: RedisClient, *uids: str) -> None:
+    """Have a gateway with connections of these Sessions, whose lease has run out."""
+    for uid in uids:
+        await open_with_token(client, uid=uid, name=uid)
+        await ClientStore(client).connect(uid, TOKEN, DEAD)
+        await bend(client, uid, hb=5)
+    await client.call("ZADD", keys.GATEWAYS, 5, DEAD)
+
+
+async def test_announced_gateway_lives(gateways: GatewayRegistry) -> None:
+    """A first lease is new, a second one continues it."""
+    first = await gateways.announce("a", LEASE)
+    second = await gateways.announce("a", LEASE)
 
     assert (first, second, await gateways.lapsed()) == (False, True, [])
+
+
+async def test_gateway_learns_that_its_lease_was_over(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """Whoever comes back late knows that its counts may be gone."""
+    await die(client)
+
+    assert not await gateways.announce(DEAD, LEASE)
+    assert await gateways.lapsed() == []
+
+
+async def test_leave_without_connections_leaves_nothing(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """A drained gateway needs no clearing."""
+    await gateways.announce("a", LEASE)
+
+    await gateways.leave("a")
+
+    assert (await gateways.lapsed(), await client.call("KEYS", "*")) == ([], [])
+
+
+async def test_leave_with_connections_is_a_lapse(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """What it could not take back itself is taken back for it."""
+    await open_with_token(client)
+    await gateways.announce("a", LEASE)
+    await ClientStore(client).connect(UID, TOKEN, "a")
+
+    await gateways.leave("a")
+
+    assert await gateways.lapsed() == ["a"]
+
+
+async def test_lapse_gives_a_fresh_heartbeat(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """Nobody was seen to go: the clients have a whole threshold to come to another gateway."""
+    await die(client, UID)
+
+    left = await gateways.lapse(DEAD)
+
+    record = await read_record(client)
+    assert (left, record.connections, record.dc) == (0, {}, None)
+    assert (record.hb > moment(5), record.n) == (True, 2)
+    assert await gateways.lapsed() == []
+
+
+async def test_lapse_keeps_the_connections_of_others(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """Only the dead gateway's count goes."""
+    await die(client, UID)
+    await ClientStore(client).connect(UID, TOKEN, "gw-b")
+
+    await gateways.lapse(DEAD)
+
+    assert (await read_record(client)).connections == {"gw-b": 1}
+
+
+async def test_lapse_goes_page_by_page(client: RedisClient, gateways: GatewayRegistry) -> None:
+    """A gateway of thousands holds up nobody, and stays listed until the last page."""
+    await die(client, "1", "2", "3", "4", "5")
+
+    pages = [await gateways.lapse(DEAD, 2), await gateways.lapse(DEAD, 2)]
+    between = await gateways.lapsed()
+    pages.append(await gateways.lapse(DEAD, 2))
+
+    assert (pages, between, await gateways.lapsed()) == ([3, 1, 0], [DEAD], [])
+
+
+async def test_page_is_bounded(client: RedisClient, gateways: GatewayRegistry) -> None:
+    """However many are asked for, one call takes 200."""
+    await client.call("SADD", keys.gateway(DEAD), *map(str, range(500)))
+
+    assert await gateways.lapse(DEAD, 10_000) == 300
+
+
+async def test_gateway_that_lives_again_is_left_alone(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """It came back between the look and the clearing."""
+    await die(client, UID)
+    await gateways.announce(DEAD, LEASE)
+
+    assert await gateways.lapse(DEAD) == 0
+    assert (await read_record(client)).connections == {DEAD: 1}
+
+
+async def test_lapse_makes_no_record(client: RedisClient, gateways: GatewayRegistry) -> None:
+    """Sessions that ended meanwhile stay gone."""
+    await client.call("SADD", keys.gateway(DEAD), UID)
+    await client.call("ZADD", keys.GATEWAYS, 5, DEAD)
+
+    await gateways.lapse(DEAD)
+
+    assert await client.call("KEYS", "*") == []
+
+
+async def test_lapse_after_a_loss_does_nothing(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """Nothing is left to take back."""
+    await die(client, UID)
+    await client.call("FLUSHALL")
+
+    assert (await gateways.lapse(DEAD), await client.call("KEYS", "*")) == (0, [])

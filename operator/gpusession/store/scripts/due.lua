@@ -2,13 +2,17 @@
 -- KEYS[1] the deadlines; beyond it the records, which only [1] knows
 -- ARGV    how many to look at, lease in ms, prefix of records
 -- Returns how many were looked at, and for each to act on: uid, kind, why, node, gateway.
--- Atomic: a beat between look and lease would be overwritten by an older deadline.
+-- Atomic: a record that ends between look and lease would come back into the deadlines.
 -- include clock
 -- include record
 -- include deadlines
+local CLAMPED = {'hb', 'act', 'gpu', 'dc'}
+local limit, lease, prefix = unpack(ARGV)
+
 -- A time in the future is from before the clock was moved back: it counts from now.
 local function clamp(key, record)
-  for _, field in ipairs({'hb', 'act', 'gpu', 'dc'}) do
+  for i = 1, #CLAMPED do
+    local field = CLAMPED[i]
     if record[field] > now then
       record[field] = now
       redis.call('HSET', key, field, now)
@@ -16,10 +20,8 @@ local function clamp(key, record)
   end
 end
 
-local limit, lease, prefix = unpack(ARGV)
 local uids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit)
 local found, scores = {}, {}
-
 for i, uid in ipairs(uids) do
   local key = prefix .. uid
   local record = read(key, WATCHED)

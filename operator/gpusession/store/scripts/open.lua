@@ -23,7 +23,7 @@ redis.call('HSETNX', KEYS[1], 'state', ARGV[6])
 default('rev', 0)
 local cap = default('cap', now + ARGV[7])
 default('hb', now)
-default('n', 0)
+default('n', now)  -- never what a lost record had counted: a claim on that one must fail
 default('dc', 0)
 redis.call('HSETNX', KEYS[1], 'why', '')
 redis.call('HSETNX', KEYS[1], 'gw', '')

@@ -1,10 +1,11 @@
 -- How every script reads a record.
 local TEXT = {state = true, ns = true, name = true, user = true, node = true, why = true, sig = true}
 
--- A time, duration or count as we write them; nil for anything else.
+-- A time, duration or count as we write them; nil for anything else. The year 10000 and later is
+-- damage too, for no reader could tell it.
 local function number(value)
   local parsed = tonumber(value or nil)
-  if parsed and parsed >= 0 and parsed < 9007199254740992 then
+  if parsed and parsed >= 0 and parsed < 253402300800000 then
     return parsed
   end
 end
@@ -16,8 +17,11 @@ local function read(key, fields)
     return nil
   end
   local record = {}
-  for i, field in ipairs(fields) do
-    local value = TEXT[field] and values[i] or number(values[i])
+  for i = 1, #fields do
+    local field, value = fields[i], values[i]
+    if not TEXT[field] then
+      value = number(value)
+    end
     if not value then
       return nil
     end
