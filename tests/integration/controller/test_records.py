@@ -9,7 +9,7 @@ import pytest
 from tests.support.builders import make_metadata, make_session
 from tests.support.redis_server import RedisServer
 
-from gpusession.api.session import Phase, Session
+from gpusession.api.session import Heartbeat, Idle, Phase, Session
 from gpusession.controller.records import PATIENCE, REST, RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.store.client import RedisClient
@@ -59,6 +59,47 @@ async def test_open_tells_whose_the_record_is(desk: Desk) -> None:
     assert opened
     record = sighting.record
     assert (record.ns, record.name, record.user, record.node) == ("lab", "chat", "ann", "node-a")
+
+
+async def test_open_hands_on_what_the_spec_asks_for(desk: Desk) -> None:
+    """Thresholds are period times failures, and every duration keeps its unit."""
+    heartbeat = Heartbeat(period_seconds=10, failure_threshold=4, initial_delay_seconds=7)
+    idle = Idle(timeout_seconds=60, signals=("GPU",))
+    session = make_session(
+        Phase.ACTIVE, heartbeat=heartbeat, idle=idle, disconnect_grace_milliseconds=500
+    )
+
+    await desk.records.open(session, session.status)
+
+    sighting = await desk.store.read("s-1")
+    assert sighting is not None
+    record = sighting.record
+    assert (record.per.seconds, record.hbt.seconds) == (10, 40)
+    assert record.first - record.hb == timedelta(seconds=47)
+    assert (record.idt.seconds, record.sig) == (60, ("GPU",))
+    assert record.dcg == timedelta(milliseconds=500)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"heartbeat": None, "idle": None},
+        {"heartbeat": Heartbeat(period_seconds=0), "idle": Idle(timeout_seconds=0)},
+    ],
+    ids=["null", "zero"],
+)
+async def test_open_asks_for_nothing_where_the_spec_does_not(
+    desk: Desk, spec: dict[str, Heartbeat | Idle | None]
+) -> None:
+    """No heartbeat and no idle timeout, in both ways of writing it."""
+    session = make_session(Phase.ACTIVE, **spec)
+
+    await desk.records.open(session, session.status)
+
+    sighting = await desk.store.read("s-1")
+    assert sighting is not None
+    record = sighting.record
+    assert (record.per, record.hbt, record.idt) == (timedelta(0),) * 3
 
 
 async def test_forget_removes_the_record(desk: Desk) -> None:

@@ -184,7 +184,9 @@ async def test_client_makes_no_record(client: RedisClient, verb: Verb) -> None:
 
 
 @VERBS
-@pytest.mark.parametrize("damage", [{"cap": "x"}, {"rev": ""}, {"cap": "nan"}, {"cap": -1}])
+@pytest.mark.parametrize(
+    "damage", [{"cap": "x"}, {"rev": ""}, {"cap": "nan"}, {"cap": -1}, {"cap": 10**15}]
+)
 async def test_damaged_record_is_missing(
     client: RedisClient, verb: Verb, damage: dict[str, str]
 ) -> None:

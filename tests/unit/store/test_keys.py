@@ -68,3 +68,15 @@ def test_scan_pattern_finds_every_own_key(key: str) -> None:
 def test_record_is_named_after_the_uid() -> None:
     """Two incarnations of one name have different records."""
     assert keys.record("0a1b") == "gs:s:0a1b"
+
+
+def test_own_names_never_meet() -> None:
+    """Whatever a user or a gateway is called, no name of one kind is one of another."""
+    odd = ("s:0a1b", "deadlines", "", "t:0a1b")
+    names = [keys.DEADLINES, keys.EVENTS, keys.TICK, keys.GATEWAYS]
+    for kind in (keys.record, keys.tokens, keys.user, keys.gateway):
+        names += [kind(text) for text in odd]
+    names += [keys.name(text, "a") for text in odd]
+
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("gs:") for name in names)

@@ -12,10 +12,7 @@ end
 
 -- The named fields as a table; nil where the record is missing, or not whole as far as was asked.
 local function read(key, fields)
-  local values = redis.pcall('HMGET', key, unpack(fields))
-  if values.err then
-    return nil
-  end
+  local values = redis.pcall('HMGET', key, unpack(fields))  -- an error has no values either
   local record = {}
   for i = 1, #fields do
     local field, value = fields[i], values[i]
