@@ -38,6 +38,7 @@ from gpusession.agent.usage import UsageWatch
 from gpusession.api.release import BindRequest, ReleaseOrder
 from gpusession.kube.client import KubeClient
 from gpusession.kube.reader import KubeReader
+from gpusession.kube.reviews import KubeReviews
 from gpusession.rules.ladder import Limits
 from gpusession.rules.usage import UsageLimits
 
@@ -111,7 +112,8 @@ class AgentRig:
         await self._agent.aclose()
         self._agent = AsyncExitStack()
         session = await self._agent.enter_async_context(aiohttp.ClientSession())
-        self.reader = KubeReader(KubeClient(session, server=self.apiserver.url))
+        kube = KubeClient(session, server=self.apiserver.url)
+        self.reader, self.reviews = KubeReader(kube), KubeReviews(kube)
         self.ledger = Ledger(self.root / "ledger.sqlite", now=lambda: self.now)
         self._agent.push_async_callback(self.ledger.close)
         self.nvml = Nvml(call_timeout=timedelta(seconds=nvml_timeout))

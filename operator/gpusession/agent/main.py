@@ -12,7 +12,6 @@ from aiohttp import web
 
 from gpusession.agent.bind import Binder
 from gpusession.agent.callers import CallerCheck
-from gpusession.agent.certificate import ServerCertificate
 from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.inventory import Inventory
 from gpusession.agent.ledger import Ledger
@@ -26,10 +25,12 @@ from gpusession.agent.rebuild import Rebuild
 from gpusession.agent.release import Releaser
 from gpusession.agent.server import AgentApi, Probes, api_app, probe_app
 from gpusession.agent.usage import UsageWatch
+from gpusession.certificate import ServerCertificate
 from gpusession.errors import Misconfigured
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
 from gpusession.kube.reader import KubeReader
+from gpusession.kube.reviews import KubeReviews
 from gpusession.lifetime import first_of, stop_on_signals
 from gpusession.logs import configure
 from gpusession.rules.ladder import Limits
@@ -58,7 +59,7 @@ async def run(settings: AgentSettings) -> None:
     stopped = asyncio.Event()
     stop_on_signals(stopped)
     async with AsyncExitStack() as stack:
-        reader = await _reader(settings, stack)
+        reader, reviews = await _kube(settings, stack)
         clearer = await stack.enter_async_context(
             connected_clearer(settings.state_url, redis_timeout=settings.redis_timeout)
         )
@@ -93,7 +94,7 @@ async def run(settings: AgentSettings) -> None:
         )
         stack.push_async_callback(releaser.drain, within=DRAIN)
         callers = CallerCheck(
-            reader,
+            reviews,
             allowed_caller=settings.allowed_caller,
             cache=settings.token_cache,
             monotonic=time.monotonic,
@@ -157,11 +158,12 @@ def _read_boot_id(proc_root: Path) -> str:
         raise Misconfigured(f"the boot id cannot be read: {error}") from error
 
 
-async def _reader(settings: AgentSettings, stack: AsyncExitStack) -> KubeReader:
+async def _kube(settings: AgentSettings, stack: AsyncExitStack) -> tuple[KubeReader, KubeReviews]:
     connection = KubeConnection(settings.kubeconfig, timeout=settings.kube_timeout)
     await connection.load()
     session = await stack.enter_async_context(connection.session(connections=API_CONNECTIONS))
-    return KubeReader(KubeClient(session, server=connection.server))
+    client = KubeClient(session, server=connection.server)
+    return KubeReader(client), KubeReviews(client)
 
 
 async def _serve(

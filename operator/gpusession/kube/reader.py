@@ -4,7 +4,6 @@
 """
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 import msgspec
 
@@ -31,14 +30,6 @@ def workload_path(namespace: str, owner: OwnerReference) -> str:
     return f"{base}/{owner.api_version}/namespaces/{namespace}/{plural}/{owner.name}"
 
 
-class TokenIdentity(NamedTuple):
-    """What a TokenReview said of a token."""
-
-    authenticated: bool
-    username: str = ""
-    audiences: tuple[str, ...] = ()
-
-
 class _ListMeta(msgspec.Struct, frozen=True):
     continue_: str = msgspec.field(default="", name="continue")
 
@@ -52,22 +43,8 @@ class _PodList(msgspec.Struct, frozen=True):
     items: tuple[Pod, ...]
 
 
-class _ReviewUser(msgspec.Struct, frozen=True):
-    username: str = ""
-
-
-class _ReviewStatus(msgspec.Struct, frozen=True):
-    authenticated: bool = False
-    user: _ReviewUser = _ReviewUser()
-    audiences: tuple[str, ...] = ()
-
-
-class _Review(msgspec.Struct, frozen=True):
-    status: _ReviewStatus = _ReviewStatus()
-
-
 class KubeReader:
-    """Reads single objects and asks for judgements; every method may raise ApiUnavailable."""
+    """Reads single objects and lists; every method may raise ApiUnavailable."""
 
     def __init__(self, client: KubeClient, *, page: int = PAGE) -> None:
         self._client = client
@@ -117,17 +94,3 @@ class KubeReader:
             token = page.metadata.continue_
             if not token:
                 return
-
-    async def review_token(self, token: str, *, audience: str) -> TokenIdentity:
-        """Ask the apiserver whose token this is; for an agent that checks its caller."""
-        answer = await self._client.send(
-            "POST",
-            "/apis/authentication.k8s.io/v1/tokenreviews",
-            body={
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenReview",
-                "spec": {"token": token, "audiences": [audience]},
-            },
-        )
-        status = msgspec.json.decode(answer, type=_Review).status
-        return TokenIdentity(status.authenticated, status.user.username, status.audiences)

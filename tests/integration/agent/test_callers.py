@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 from tests.support.fake_apiserver import FakeApiserver
 
-from gpusession.agent.callers import FORBIDDEN, NEGATIVE_CACHE, UNAUTHENTICATED, CallerCheck
+from gpusession.agent.callers import FORBIDDEN, UNAUTHENTICATED, CallerCheck
 from gpusession.errors import ApiUnavailable, Refused
 from gpusession.kube.client import KubeClient
-from gpusession.kube.reader import KubeReader
+from gpusession.kube.reviews import NEGATIVE_CACHE, KubeReviews
 
 CONTROLLER = "system:serviceaccount:gpusession-system:gpusession-controller"
 AUDIENCE = "gpusession-agent"
@@ -23,7 +23,7 @@ class Desk:
         self.apiserver = apiserver
         self.now = 1000.0
         self.check = CallerCheck(
-            KubeReader(KubeClient(session, server=apiserver.url)),
+            KubeReviews(KubeClient(session, server=apiserver.url)),
             allowed_caller=CONTROLLER,
             cache=timedelta(seconds=30),
             monotonic=lambda: self.now,

@@ -59,7 +59,7 @@ async def client(rig: AgentRig) -> AsyncIterator[Client]:
     rig.apiserver.tokens["good"] = (CONTROLLER, ["gpusession-agent"])
     rig.apiserver.tokens["other"] = ("somebody", ["gpusession-agent"])
     callers = CallerCheck(
-        rig.reader,
+        rig.reviews,
         allowed_caller=CONTROLLER,
         cache=timedelta(seconds=30),
         monotonic=asyncio.get_running_loop().time,

@@ -1,37 +1,23 @@
 """Look-ups in a real kube-apiserver, with the rights of controller and agent."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import msgspec
 import pytest
-from tests.support.cluster import Cluster, kube_client
-from tests.support.control_plane import ControlPlane
+from tests.support.cluster import Cluster
 from tests.support.scripted_apiserver import Answer, ScriptedApiserver
 
-from gpusession.api.release import TOKEN_AUDIENCE
 from gpusession.api.session import Session
-from gpusession.errors import ApiUnavailable, Refused
+from gpusession.errors import ApiUnavailable
 from gpusession.kube.client import KubeClient
 from gpusession.kube.reader import KubeReader
-
-CONTROLLER = ("gpusession-system", "gpusession-controller")
 
 
 @pytest.fixture
 def reader(client: KubeClient) -> KubeReader:
     """Give a reader with the controller's rights."""
     return KubeReader(client)
-
-
-@pytest.fixture
-async def agent_reader(session_api: ControlPlane, tmp_path: Path) -> AsyncIterator[KubeReader]:
-    """Give a reader with the agent's rights."""
-    account = ("gpusession-agents", "gpusession-agent")
-    kubeconfig = session_api.kubeconfig_for_service_account(*account, tmp_path)
-    async with kube_client(kubeconfig) as client:
-        yield KubeReader(client)
 
 
 async def test_pod_is_read_as_the_rules_need_it(cluster: Cluster, reader: KubeReader) -> None:
@@ -120,41 +106,3 @@ async def test_list_without_the_crd_is_unavailable_not_empty() -> None:
     async with ScriptedApiserver(missing) as server, aiohttp.ClientSession() as session:
         with pytest.raises(ApiUnavailable, match="apply crds/"):
             [_ async for _ in _listed(KubeClient(session, server=server.url), 1)]
-
-
-async def test_token_for_the_agent_names_its_owner(
-    session_api: ControlPlane, agent_reader: KubeReader
-) -> None:
-    """The controller's token for our audience is good, and the apiserver says whose it is."""
-    token = session_api.service_account_token(*CONTROLLER, TOKEN_AUDIENCE).read_text()
-
-    identity = await agent_reader.review_token(token, audience=TOKEN_AUDIENCE)
-
-    assert identity.authenticated
-    assert identity.username == "system:serviceaccount:gpusession-system:gpusession-controller"
-    assert identity.audiences == (TOKEN_AUDIENCE,)
-
-
-@pytest.mark.parametrize("audience", ["vault", ""], ids=["another", "apiserver"])
-async def test_token_for_another_audience_is_no_good(
-    session_api: ControlPlane, agent_reader: KubeReader, audience: str
-) -> None:
-    """A token that was meant for someone else opens no agent, not even the apiserver's own."""
-    token = session_api.service_account_token(*CONTROLLER, audience).read_text()
-
-    identity = await agent_reader.review_token(token, audience=TOKEN_AUDIENCE)
-
-    assert (identity.authenticated, identity.username) == (False, "")
-
-
-async def test_made_up_token_is_no_good(agent_reader: KubeReader) -> None:
-    """Garbage is an answer, not an error."""
-    identity = await agent_reader.review_token("made-up", audience=TOKEN_AUDIENCE)
-
-    assert not identity.authenticated
-
-
-async def test_controller_may_not_review_tokens(reader: KubeReader) -> None:
-    """Only agents judge callers."""
-    with pytest.raises(Refused, match="tokenreviews"):
-        await reader.review_token("made-up", audience=TOKEN_AUDIENCE)

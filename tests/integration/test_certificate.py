@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.pki import CertificateAuthority
 
-from gpusession.agent.certificate import ServerCertificate
+from gpusession.certificate import ServerCertificate
 from gpusession.errors import Misconfigured
 
 NAME = "agent.test"

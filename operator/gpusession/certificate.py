@@ -1,7 +1,7 @@
-"""The agent's server certificate, read again when its files change.
+"""A server's certificate, read again when its files change.
 
 cert-manager and kubelet replace the files of a mounted Secret; a restart for that would
-make every Session of the node wait. Connections that are open keep what they began with.
+cut every connection. Connections that are open keep what they began with.
 """
 
 import asyncio
