@@ -4,7 +4,8 @@ GpuSessionError
 ├── Retry               the same call may succeed later; nothing is lost by waiting
 │   ├── ApiUnavailable      kube-apiserver: no answer, 429, 5xx
 │   ├── AgentUnavailable    a node agent gave no usable answer
-│   └── StoreUnavailable    Redis gave no usable answer
+│   ├── StoreUnavailable    Redis gave no usable answer
+│   └── Limited             a limit of ours is reached; `after` says when to come again
 ├── Stale               the object has moved on: look again, then decide again
 ├── Refused             the other side understood and said no; repeating will not help
 │   ├── KeyRefused          a Redis key outside the Session's own names
@@ -40,6 +41,14 @@ class AgentUnavailable(Retry):
 
 class StoreUnavailable(Retry):
     """Redis could not be reached or could not serve the command."""
+
+
+class Limited(Retry):
+    """Too many at once or in a while; `reason` is a word to branch on."""
+
+    def __init__(self, message: str, *, reason: str, after: timedelta) -> None:
+        super().__init__(message, after=after)
+        self.reason = reason
 
 
 class Stale(GpuSessionError):  # noqa: N818 - named by what the caller does

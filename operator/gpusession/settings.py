@@ -178,3 +178,108 @@ class AgentSettings(ProcessSettings):
 
     cgroup_root: Path = Path("/sys/fs/cgroup")
     """cgroup file system to read; another one only in demo mode."""
+
+
+class GatewaySettings(ProcessSettings):
+    """`gpusession gateway`."""
+
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    """Redis with our own control records; never the tenants' database."""
+
+    redis_timeout: timedelta = timedelta(seconds=1)
+    """Longest wait for one command: a client gets its 503 within `answer_timeout`."""
+
+    identity: str = Field(default_factory=socket.gethostname)
+    """Name of this gateway in Redis, the Pod's; each registration adds a random part."""
+
+    port: Port = 8080
+    """HTTP and WebSocket for clients; TLS is spoken where a certificate is given."""
+
+    tls_cert_file: Path | None = None
+    """Server certificate; unset where an ingress or mesh speaks TLS. Read again on change."""
+
+    tls_key_file: Path | None = None
+    """Its private key."""
+
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of web pages that may connect, as `https://host`; other clients send none."""
+
+    connections: Annotated[int, Field(ge=1, le=64)] = 8
+    """Open connections to Redis; one carries 20,000 beats a second, eight wait less."""
+
+    lease_ttl: timedelta = timedelta(seconds=10)
+    """How long this gateway counts as living after a word to Redis; renewed four times.
+
+    Cut off for longer, it closes every socket, so that clients find another one."""
+
+    ping_period: timedelta = timedelta(seconds=30)
+    """Between two pings; proxies cut what is silent for longer. A pong is a beat."""
+
+    silence_limit: timedelta = timedelta(seconds=90)
+    """Three missed pings: the connection is closed, and counts as a seen disconnect."""
+
+    hello_timeout: timedelta = timedelta(seconds=5)
+    """From the upgrade to the first frame, where the token was not in the header."""
+
+    read_timeout: timedelta = timedelta(seconds=2)
+    """For the headers of a connection's first request, and for a body: clients are small."""
+
+    write_timeout: timedelta = timedelta(seconds=2)
+    """For an answer to be taken; who reads slower is cut off."""
+
+    idle_timeout: timedelta = timedelta(milliseconds=500)
+    """A kept connection without a next request: sockets are for who stays."""
+
+    answer_timeout: timedelta = timedelta(seconds=2)
+    """Longest that a request waits for Redis before it gets a 503."""
+
+    close_wait: timedelta = timedelta(seconds=2)
+    """How long a close waits for the controller's word before it answers 202."""
+
+    beat_tick: timedelta = timedelta(milliseconds=10)
+    """Beats of so long go to Redis in one call: a hundred calls a second at most, when calm."""
+
+    beat_batch: Annotated[int, Field(ge=1, le=200)] = 200
+    """Beats per call: the most that the script takes, about 2 ms of Redis' one thread."""
+
+    beats_waiting: Annotated[int, Field(ge=1)] = 50_000
+    """Beats that may wait for Redis, one per client; more get a 503. About 20 MB."""
+
+    verified_tokens: Annotated[int, Field(ge=1)] = 100_000
+    """Digests seen verified, kept to heal a Redis that lost them; about 40 MB when full."""
+
+    token_cache: timedelta = timedelta(seconds=30)
+    """How long a good TokenReview is believed; a revoked caller lives on that long."""
+
+    namespace_rate: Annotated[float, Field(gt=0)] = 200.0
+    """Connects and new tokens a second in one namespace, over all gateways."""
+
+    namespace_burst: Annotated[int, Field(ge=1)] = 1000
+    """At once; ten thousand clients of one namespace are back within 45 s."""
+
+    namespace_per_minute: Annotated[int, Field(ge=1)] = 9000
+    """In any minute; what bursts may add up to."""
+
+    user_rate: Annotated[float, Field(gt=0)] = 10.0
+    """Connects and new tokens a second of one user, over all gateways."""
+
+    user_burst: Annotated[int, Field(ge=1)] = 50
+    """At once: a browser with many tabs, a script that starts a sweep of jobs."""
+
+    user_per_minute: Annotated[int, Field(ge=1)] = 300
+    """In any minute."""
+
+    connections_least: Annotated[int, Field(ge=1)] = 200
+    """The adaptive limit of open sockets never falls below."""
+
+    connections_most: Annotated[int, Field(ge=1)] = 20_000
+    """Nor rises above: about 15 KB each, 300 MB."""
+
+    lag_limit: timedelta = timedelta(milliseconds=100)
+    """An event loop later than this lowers the limit; a beat waits ten ticks by then."""
+
+    latency_limit: timedelta = timedelta(milliseconds=250)
+    """So does a Redis that takes longer for one call."""
+
+    drain_spread: timedelta = timedelta(seconds=10)
+    """SIGTERM: sockets are closed at random times within it, or all would come back at once."""

@@ -47,7 +47,7 @@ class RedisClient:
 
     def __init__(self, url: str, *, timeout: timedelta, connections: int = CONNECTIONS) -> None:
         self._seconds = timeout.total_seconds()
-        self._pool = _pool(url, timeout=self._seconds, connections=connections)
+        self._pool = pool(url, timeout=self._seconds, connections=connections)
         self._permits = asyncio.Semaphore(connections)
 
     async def __aenter__(self) -> Self:
@@ -117,7 +117,8 @@ async def _exchange(connection: AbstractConnection, *command: Argument) -> Any:
         raise
 
 
-def _pool(url: str, *, timeout: float, connections: int) -> ConnectionPool:
+def pool(url: str, *, timeout: float, connections: int) -> ConnectionPool:
+    """Make connections that try once and say little; raises Misconfigured for a bad URL."""
     options: dict[str, Any] = {
         "max_connections": connections,
         "decode_responses": False,
@@ -133,15 +134,15 @@ def _pool(url: str, *, timeout: float, connections: int) -> ConnectionPool:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     try:
-        pool = ConnectionPool(**{**parse_url(url), **options})
-        pool.make_connection()
+        made = ConnectionPool(**{**parse_url(url), **options})
+        made.make_connection()
     except (TypeError, ValueError, RedisError):
         # Without the cause: Python quotes the part that it cannot read, maybe a password.
         raise Misconfigured(
             "the Redis URL cannot be read: give redis[s]://[user:password@]host[:port][/db], "
             "special characters in user and password percent-encoded"
         ) from None
-    return pool
+    return made
 
 
 @cache

@@ -1,0 +1,98 @@
+"""Rates over all gateways: a token bucket and a sliding window for each name.
+
+The bucket is one script, the window is the library `limits`. Both count by the clock of
+Redis. Whoever is refused has taken nothing from any bucket.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import StorageError
+
+from gpusession.errors import StoreUnavailable
+from gpusession.store import keys
+from gpusession.store.client import RedisClient, pool
+
+_CONNECTIONS = 2
+"""For the windows: they are asked about connects and new tokens only, never about beats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What one name may do: a step and depth of its bucket, and so many in any minute."""
+
+    step: timedelta
+    depth: timedelta
+    per_minute: int
+
+
+class RateStore:
+    """Takes from buckets and windows; `windows` are made by `connected_rates`."""
+
+    def __init__(
+        self, client: RedisClient, windows: SlidingWindowCounterRateLimiter, *, timeout: timedelta
+    ) -> None:
+        self._client = client
+        self._windows = windows
+        self._timeout = timeout.total_seconds()
+
+    async def take(self, rates: Mapping[str, Rate]) -> timedelta:
+        """Take one of each name, or none; returns how long to wait, zero if taken.
+
+        Raises StoreUnavailable.
+        """
+        wait = await self._take_from_buckets(rates)
+        if wait:
+            return wait
+        try:
+            async with asyncio.timeout(self._timeout):
+                return max([await self._enter_window(name, rates[name]) for name in rates])
+        except (StorageError, TimeoutError) as error:
+            raise StoreUnavailable("Redis gave no usable answer about a rate") from error
+
+    async def _take_from_buckets(self, rates: Mapping[str, Rate]) -> timedelta:
+        names = [keys.bucket(name) for name in rates]
+        args = [_milliseconds(part) for rate in rates.values() for part in (rate.step, rate.depth)]
+        wait = await self._client.run("take", keys=names, args=args)
+        return timedelta(milliseconds=int(wait))
+
+    async def _enter_window(self, name: str, rate: Rate) -> timedelta:
+        window = RateLimitItemPerMinute(rate.per_minute)
+        if await self._windows.hit(window, name):
+            return timedelta(0)
+        full = await self._windows.get_window_stats(window, name)
+        return timedelta(seconds=max(full.reset_time - time.time(), 1))
+
+
+@asynccontextmanager
+async def connected_rates(
+    url: str, client: RedisClient, *, redis_timeout: timedelta
+) -> AsyncIterator[RateStore]:
+    """Give rates whose windows have connections of their own, as the library wants it."""
+    seconds = redis_timeout.total_seconds()
+    options: dict[str, Any] = {
+        "connection_pool": pool(url, timeout=seconds, connections=_CONNECTIONS)
+    }
+    storage = RedisStorage(
+        "async+redis://",  # unused: the pool knows the way
+        implementation="redispy",
+        key_prefix=keys.WINDOWS,
+        wrap_exceptions=True,
+        **options,
+    )
+    try:
+        yield RateStore(client, SlidingWindowCounterRateLimiter(storage), timeout=redis_timeout)
+    finally:
+        await options["connection_pool"].aclose()
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return f"{duration / timedelta(milliseconds=1):.3f}"
