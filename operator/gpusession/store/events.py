@@ -75,14 +75,14 @@ class EventBus:
 
         Raises StoreUnavailable: go on with the id of the last event that came.
         """
-        last = last_id or await self._newest()
+        last = last_id or await self.newest()
         while True:
             entries = await self._read(last)
             for event in _events(entries):
                 yield event
             if entries:
                 last = entries[-1][0].decode()
-            elif _order(await self._newest()) < _order(last):
+            elif _order(await self.newest()) < _order(last):
                 last = NOTHING  # emptied meanwhile: whatever is there is new
 
     async def consume(self, consumer: str) -> AsyncIterator[Event]:
@@ -140,7 +140,8 @@ class EventBus:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    async def _newest(self) -> str:
+    async def newest(self) -> str:
+        """Give the id of the last event so far, to follow from without a gap."""
         entries = await self._client.call("XREVRANGE", keys.EVENTS, "+", "-", "COUNT", 1)
         newest: bytes = entries[0][0] if entries else NOTHING.encode()
         return newest.decode()

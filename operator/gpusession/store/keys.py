@@ -15,6 +15,9 @@ EVENTS = "gs:events"
 TICK = "gs:tick"
 """Hash: the last look of the controller, by which it knows the server again."""
 
+WINDOWS = "gs:w"
+"""Prefix of the two counters of each sliding window of a rate."""
+
 GATEWAYS = "gs:gateways"
 """Sorted set: until when which gateway's lease runs."""
 
@@ -46,13 +49,11 @@ def user(user: str) -> str:
 def gateway(gateway: str) -> str:
     """Name the set of the uids that are connected at a gateway."""
     return f"gs:g:{gateway}"
+
+
 def bucket(name: str) -> str:
     """Name the string that holds until when a token bucket is spoken for."""
     return f"gs:b:{name}"
-
-
-WINDOWS = "gs:w"
-"""Prefix of the two counters of each sliding window."""
 
 
 def is_own_key(key: str | bytes, namespace: str, name: str) -> bool:
