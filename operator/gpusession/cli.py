@@ -8,22 +8,33 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import uvloop
 import yaml
 from pydantic import ValidationError
 
 from gpusession.errors import Deposed, Misconfigured
-from gpusession.settings import AgentSettings, ControllerSettings, ProcessSettings
+from gpusession.settings import (
+    AgentSettings,
+    ControllerSettings,
+    GatewaySettings,
+    ProcessSettings,
+)
 
 _PREFIX = "GPUSESSION_"
 
 _PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "agent": AgentSettings,
     "controller": ControllerSettings,
+    "gateway": GatewaySettings,
+}
+
+_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "gateway": uvloop.new_event_loop,  # its work is sockets; the others wait for few
 }
 
 
@@ -39,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         settings = load_settings(_PROCESSES[asked.process], asked.config, os.environ)
         process = import_module(f"gpusession.{asked.process}.main")  # only what it needs
-        asyncio.run(process.run(settings))
+        with asyncio.Runner(loop_factory=_LOOPS.get(asked.process)) as runner:
+            runner.run(process.run(settings))
     except Misconfigured as error:
         _leave(asked.process, error, code=2)
     except BaseExceptionGroup as group:

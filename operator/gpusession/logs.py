@@ -22,7 +22,8 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_TEXT = re.compile(
     r"(?<=://)(?:[^\s\"\\]|\\[^nrt])+(?=@)"  # user and password of a URL, inside JSON text
-    r"|(?<=bearer )[\w.~+/=-]+",
+    r"|(?<=bearer )[\w.~+/=-]+"
+    r"|(?<=gs1_)[\w-]{8,}",  # a Session token, wherever it stands (tokens.py)
     re.IGNORECASE,
 )
 

@@ -99,3 +99,43 @@ REPAIRS = Counter("gpusession_repairs_total", "Disagreements found and mended, b
 REDIS_UP = Gauge("gpusession_redis_up", "1 while the records' Redis answers.")
 
 LEADER = Gauge("gpusession_leader", "1 while this process holds the Lease.")
+
+# ---- gateway ----
+
+GATEWAY_CONNECTIONS = Gauge("gpusession_gateway_connections", "Open WebSockets of clients.")
+
+GATEWAY_HEARTBEATS = Counter(
+    "gpusession_gateway_heartbeats_total",
+    "Beats by what became of them: an answer of Redis, or unavailable.",
+    ["result"],
+)
+
+GATEWAY_FRAMES = Counter(
+    "gpusession_gateway_frames_total",
+    "Messages from clients by type (a frame's, ping, pong, other).",
+    ["type"],
+)
+
+GATEWAY_CLOSES = Counter(
+    "gpusession_gateway_closes_total",
+    "Ended WebSockets by the code that we closed with; client where the other side ended it.",
+    ["code"],
+)
+
+GATEWAY_REFUSALS = Counter(
+    "gpusession_gateway_refusals_total", "Requests and frames refused, by reason.", ["reason"]
+)
+
+GATEWAY_FLUSH_SECONDS = Histogram(
+    "gpusession_gateway_flush_seconds",
+    "How long Redis took for one call with gathered beats.",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0),
+)
+
+GATEWAY_CONNECTION_LIMIT = Gauge(
+    "gpusession_gateway_connection_limit", "So many WebSockets may be open, for now."
+)
+
+GATEWAY_LOOP_LAG = Gauge(
+    "gpusession_gateway_loop_lag_seconds", "How late the event loop was at most in a second."
+)

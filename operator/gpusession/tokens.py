@@ -8,12 +8,8 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
-
-TTL = timedelta(minutes=30)
-"""A token that is not used lives this long; each use moves that on, to the Session's cap."""
 
 _SECRET_BYTES = 32
 _SHAPE = re.compile(r"gs1_([0-9a-f]{32})_[A-Za-z0-9_-]{43}")

@@ -1,7 +1,8 @@
 """A fake of the neighbour kube-apiserver: real HTTP, a few answers, everything else 404.
 
-It serves Pods, Sessions and TokenReviews, from what a test wrote into it. For tests
-of the agent, which says nothing else to the apiserver; the real one has tests of its own.
+It serves Pods, Sessions, TokenReviews and SubjectAccessReviews, from what a test wrote into
+it. For tests of agent and gateway, which say nothing else to the apiserver; the real one has
+tests of its own.
 """
 
 import json
@@ -21,6 +22,8 @@ class FakeApiserver:
         self.pods: dict[tuple[str, str], Object] = {}
         self.sessions: list[Object] = []
         self.tokens: dict[str, tuple[str, list[str]]] = {}
+        self.allowed: set[tuple[str, str, str, str]] = set()
+        """Who may do what to the tokens of which Session: user, verb, namespace, name."""
         self.is_down = False
         self.hides_sessions = False
         self.knows_audiences = True
@@ -35,6 +38,8 @@ class FakeApiserver:
         app.router.add_get(f"{sessions}/sessions", self._sessions)
         app.router.add_get(f"{sessions}/namespaces/{{namespace}}/sessions/{{name}}", self._session)
         app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
+        access = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        app.router.add_post(access, self._access_review)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -103,6 +108,17 @@ class FakeApiserver:
         elif shared:
             status |= {"user": {"username": username}, "audiences": shared}
         return web.json_response({"status": status}, status=201)
+
+    async def _access_review(self, request: web.Request) -> web.Response:
+        self.requests["access"] += 1
+        if self.is_down:
+            return _status(503)
+        spec = (await request.json())["spec"]
+        asked = spec["resourceAttributes"]
+        what = (asked["group"], asked["resource"], asked["subresource"])
+        who = (spec["user"], asked["verb"], asked["namespace"], asked["name"])
+        allowed = what == ("gpusession.dev", "sessions", "token") and who in self.allowed
+        return web.json_response({"status": {"allowed": allowed}}, status=201)
 
 
 def _status(code: int) -> web.Response:

@@ -211,3 +211,14 @@ def test_address_without_credentials_is_kept(capsys: pytest.CaptureFixture[str])
 
     (line,) = lines(capsys)
     assert line["url"] == "redis://host:6379/0"
+
+
+def test_a_session_token_is_cut_out_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Libraries quote what they cannot read."""
+    log = set_up()
+
+    log.warning(
+        "bad line: b'gs1_0f6ac3ae90a44f219b3c0a6b6f2d6a11_c2VjcmV0'", path="/v1/gs1_" + "0" * 76
+    )
+
+    assert "c2VjcmV0" not in str(lines(capsys))

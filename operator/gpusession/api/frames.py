@@ -5,6 +5,7 @@ may be newer. docs/clients.md tells the same to authors of clients.
 """
 
 from enum import IntEnum, StrEnum
+from typing import Annotated
 
 import msgspec
 from typing_extensions import override
@@ -19,6 +20,9 @@ SESSION_HEADER = "Gpusession-Session"
 
 MAX_FRAME = 16 * 1024
 """Bytes of a client's frame or body: the largest, a hello, takes 120."""
+
+BusySeconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+"""How long a client is busy without another word; a day is more than anyone knows ahead."""
 
 
 class CloseCode(IntEnum):
@@ -105,7 +109,7 @@ class Beat(Frame, frozen=True, kw_only=True):
 class Activity(Frame, frozen=True, kw_only=True):
     """A human did something, or work goes on for so long yet: moves the idle timeout."""
 
-    busy_seconds: float = 0.0
+    busy_seconds: BusySeconds = 0.0
 
 
 class Refresh(Frame, frozen=True, kw_only=True):
@@ -184,7 +188,7 @@ GatewayFrame = Welcome | Ack | NewToken | PendingDestroy | Restored | Error
 class ActivityRequest(Words, frozen=True, kw_only=True):
     """POST /v1/activity; an empty body is an activity without busy time."""
 
-    busy_seconds: float = 0.0
+    busy_seconds: BusySeconds = 0.0
 
 
 class SessionAnswer(Words, frozen=True, kw_only=True):

@@ -1,0 +1,138 @@
+"""What a client's word does in Redis, and what is done when Redis does not know its token.
+
+Redis may have been emptied and the record rebuilt. A token that this gateway has seen
+verified before is put back then; any other one is knocked with and refused.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from operator import attrgetter, itemgetter
+from typing import TypeVar
+
+import structlog
+
+from gpusession import tokens
+from gpusession.errors import StoreUnavailable
+from gpusession.gateway import refusals
+from gpusession.gateway.coalescer import BeatCoalescer
+from gpusession.gateway.lease import GatewayLease
+from gpusession.gateway.verified import VerifiedTokens
+from gpusession.store.clients import Answer, ClientStore, Look, Welcome
+from gpusession.tokens import Presented, Token
+
+T = TypeVar("T")
+
+OVERLAP = timedelta(seconds=60)
+"""An old token lives so long beside the new one (store/scripts/parts/tokens.lua)."""
+
+log = structlog.get_logger(__name__)
+
+
+class Clients:
+    """The verbs of a client with a Session token.
+
+    All raise StoreUnavailable, within `answer_timeout`.
+    """
+
+    def __init__(
+        self,
+        store: ClientStore,
+        *,
+        coalescer: BeatCoalescer,
+        verified: VerifiedTokens,
+        lease: GatewayLease,
+        is_gone: Callable[[str], bool],
+        answer_timeout: timedelta,
+    ) -> None:
+        self._store = store
+        self._coalescer = coalescer
+        self._verified = verified
+        self._lease = lease
+        self._is_gone = is_gone
+        self._seconds = answer_timeout.total_seconds()
+
+    def require(self, who: Presented, answer: Answer) -> None:
+        """Return for a client that was heard; raise what is to be said to any other.
+
+        A record that is missing is being rebuilt, unless its Session is known to be over.
+        """
+        is_over = answer is Answer.MISSING and self._is_gone(who.uid)
+        refusals.require(Answer.ENDING if is_over else answer)
+
+    async def look(self, who: Presented) -> Look:
+        """See whether the token is good, and whose it is; it counts for nothing."""
+        return await self._try(who, lambda: self._store.look(*who), attrgetter("answer"))
+
+    async def beat(self, who: Presented) -> Answer:
+        """Bring a beat."""
+        return await self._try(who, lambda: self._coalescer.beat(who), _itself)
+
+    async def activity(self, who: Presented, busy: timedelta) -> Answer:
+        """Bring a beat that counts as use, and as `busy` for so long ahead."""
+        return await self._try(
+            who, lambda: self._store.activity(*who, self._lease.id, busy), _itself
+        )
+
+    async def connect(self, who: Presented, gateway: str) -> tuple[Answer, Welcome | None]:
+        """Count one more connection under this id; what it gives is ended by one disconnect."""
+        return await self._try(who, lambda: self._store.connect(*who, gateway), itemgetter(0))
+
+    async def close(self, who: Presented) -> Answer:
+        """Bring the wish that the Session ends."""
+        return await self._try(who, lambda: self._store.close(*who), _itself)
+
+    async def refresh(self, who: Presented) -> tuple[Answer, Token, timedelta]:
+        """Give another token and how long it lasts; it is good only with OK."""
+        fresh = tokens.mint(who.uid)
+        grant = await self._try(
+            who, lambda: self._store.refresh(*who, fresh.digest), attrgetter("answer")
+        )
+        if grant.answer is Answer.OK:
+            self._verified.rotate(who, lasts=OVERLAP)
+            self._verified.note(Presented(who.uid, fresh.digest))
+        return grant.answer, fresh, grant.lasts
+
+    async def _try(
+        self, who: Presented, act: Callable[[], Awaitable[T]], answer_of: Callable[[T], Answer]
+    ) -> T:
+        async with self._in_time():
+            result = await act()
+            if answer_of(result) is Answer.TOKEN_UNKNOWN and await self._is_healed(who):
+                result = await act()
+        await self._note(who, answer_of(result))
+        return result
+
+    async def _is_healed(self, who: Presented) -> bool:
+        memory = self._verified.recall(who)
+        if memory is None:
+            return False
+        answer = await self._store.heal(*who, expires_in=memory.lasts, verified_ago=memory.ago)
+        log.info("token put back", uid=who.uid, answer=answer)
+        return answer is Answer.OK
+
+    async def _note(self, who: Presented, answer: Answer) -> None:
+        match answer:
+            case Answer.OK | Answer.RETURNED:
+                self._verified.note(who)
+            case Answer.REVOKED:
+                self._verified.forget(who.uid)
+            case Answer.TOKEN_UNKNOWN:
+                with suppress(StoreUnavailable):
+                    async with self._in_time():
+                        await self._store.knock(who.uid)
+            case _:
+                pass
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._seconds):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(f"Redis gave no answer within {self._seconds:g} s") from error
+
+
+def _itself(answer: Answer) -> Answer:
+    return answer

@@ -1,0 +1,86 @@
+"""Counts open connections anew under this gateway's id, and has all of them beat at once.
+
+Needed after Redis lost its data, after a pause, and after any time without Redis. Each is
+asked about by a beat first, since beats go by the hundred; a record that is not rebuilt yet
+is asked about again every second. The connection stays open all the while.
+"""
+
+import asyncio
+
+import structlog
+
+from gpusession.errors import Retry
+from gpusession.gateway.clients import Clients
+from gpusession.gateway.connection import Connection, pending_notice
+from gpusession.gateway.lease import GatewayLease
+from gpusession.gateway.registry import ConnectionRegistry
+from gpusession.store.clients import Answer, Welcome
+from gpusession.store.sessions import RecordState
+
+PAGE = 200
+"""Connections at once: as many beats as go to Redis in one call."""
+
+AGAIN_SECONDS = 1.0
+"""Between two looks at records that are missing; the controller needs some seconds."""
+
+log = structlog.get_logger(__name__)
+
+
+class Recount:
+    """Finds connections that are counted under no id, or under an old one."""
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        *,
+        clients: Clients,
+        lease: GatewayLease,
+        wanted: asyncio.Event,
+    ) -> None:
+        self._registry = registry
+        self._clients = clients
+        self._lease = lease
+        self._wanted = wanted
+
+    async def run(self) -> None:
+        """Wait until it is wanted, and then repeat until all are counted."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            log.info("all connections beat at once", connections=len(self._registry))
+            await self._visit([*self._registry])
+            while not self._wanted.is_set() and (strays := self._strays()):
+                await asyncio.sleep(AGAIN_SECONDS)
+                await self._visit(strays)
+
+    def _strays(self) -> list[Connection]:
+        return [one for one in self._registry if self._is_stray(one)]
+
+    def _is_stray(self, one: Connection) -> bool:
+        # One that was never counted is being counted by whoever opened it.
+        return not one.is_shut and one.counted_at not in (None, self._lease.id)
+
+    async def _visit(self, connections: list[Connection]) -> None:
+        for start in range(0, len(connections), PAGE):
+            await asyncio.gather(*map(self._ask, connections[start : start + PAGE]))
+
+    async def _ask(self, one: Connection) -> None:
+        try:
+            answer = await self._clients.beat(one.who)
+            if answer in (Answer.OK, Answer.RETURNED) and self._is_stray(one):
+                gateway = self._lease.id
+                answer, welcome = await self._clients.connect(one.who, gateway)
+                if welcome is not None:
+                    one.counted_at = gateway
+                    await tell_state(one, welcome)
+            await one.settle(answer)
+        except Retry as error:
+            log.debug("connection not counted yet", uid=one.who.uid, error=str(error))
+
+
+async def tell_state(connection: Connection, welcome: Welcome) -> None:
+    """Tell a client how its Session stands, which it may have missed."""
+    if welcome.state is RecordState.PENDING:
+        await connection.tell_pending(pending_notice(welcome.why, welcome.until))
+    else:
+        await connection.tell_restored()
