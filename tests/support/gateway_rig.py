@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,9 @@ from gpusession.store.sessions import Record, RecordState, SessionStore
 NAMESPACE = "ns"
 PATIENCE = 10.0
 """A guard against hanging, not a figure."""
+
+StartGateway = Callable[..., Awaitable["Desk"]]
+"""Starts a gateway of the test's own on a Redis, with settings."""
 
 _names = itertools.count()
 

@@ -19,7 +19,8 @@ from gpusession.gateway import requests
 from gpusession.gateway.clients import Clients
 from gpusession.gateway.connection import pending_notice
 from gpusession.gateway.following import Following, moment
-from gpusession.store.clients import Answer, Look
+from gpusession.store.clients import Answer
+from gpusession.store.identities import Look
 from gpusession.store.sessions import RecordState
 from gpusession.tokens import Presented
 

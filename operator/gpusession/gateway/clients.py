@@ -19,7 +19,8 @@ from gpusession.gateway import refusals
 from gpusession.gateway.coalescer import BeatCoalescer
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.verified import VerifiedTokens
-from gpusession.store.clients import Answer, ClientStore, Look, Welcome
+from gpusession.store.clients import Answer, ClientStore, Welcome
+from gpusession.store.identities import IdentityStore, Look
 from gpusession.tokens import Presented, Token
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Clients:
         self,
         store: ClientStore,
         *,
+        identities: IdentityStore,
         coalescer: BeatCoalescer,
         verified: VerifiedTokens,
         lease: GatewayLease,
@@ -47,6 +49,7 @@ class Clients:
         answer_timeout: timedelta,
     ) -> None:
         self._store = store
+        self._identities = identities
         self._coalescer = coalescer
         self._verified = verified
         self._lease = lease
@@ -63,7 +66,7 @@ class Clients:
 
     async def look(self, who: Presented) -> Look:
         """See whether the token is good, and whose it is; it counts for nothing."""
-        return await self._try(who, lambda: self._store.look(*who), attrgetter("answer"))
+        return await self._try(who, lambda: self._identities.look(*who), attrgetter("answer"))
 
     async def beat(self, who: Presented) -> Answer:
         """Bring a beat."""

@@ -94,7 +94,7 @@ class Connection:
 
     async def run(self, welcome: GatewayFrame) -> None:
         """Greet, then take frames until either side ends it."""
-        await self.send(welcome)
+        await self._say(welcome)
         self._is_welcome = True
         if self._notice is not None:
             await self.tell_pending(self._notice)
@@ -123,10 +123,6 @@ class Connection:
             self._socket.close(code=code, message=message.encode()[:120], drain=False)
         )
 
-    async def send(self, frame: GatewayFrame) -> None:
-        """Send a frame without ever waiting; who reads nothing any more is cut off."""
-        await self._send(encode(frame), WSMsgType.TEXT)
-
     async def ping(self) -> None:
         """Ask for a pong."""
         self.pinged_at = asyncio.get_running_loop().time()
@@ -138,14 +134,14 @@ class Connection:
             self._notice = notice
             return
         self._told_pending = True
-        await self.send(notice)
+        await self._say(notice)
 
     async def tell_restored(self) -> None:
         """Tell that it is not, if it was told that it is."""
         self._notice = None
         if self._told_pending:
             self._told_pending = False
-            await self.send(Restored())
+            await self._say(Restored())
 
     def tell_ended(self, message: str) -> None:
         """Close for the end of the Session; for who wished it, as done."""
@@ -217,13 +213,13 @@ class Connection:
         self._clients.require(self.who, answer)
         if answer is Answer.RETURNED:
             await self.tell_restored()
-        await self.send(Ack(of=of))
+        await self._say(Ack(of=of))
 
     async def _refresh(self) -> None:
         answer, token, lasts = await self._clients.refresh(self.who)
         self._clients.require(self.who, answer)
         self.who = Presented(self.who.uid, token.digest)
-        await self.send(NewToken(token=token.text, expires_in_seconds=lasts.total_seconds()))
+        await self._say(NewToken(token=token.text, expires_in_seconds=lasts.total_seconds()))
 
     async def _beat_quietly(self) -> None:
         with suppress(Retry):
@@ -233,12 +229,16 @@ class Connection:
         """Say what was refused; close unless it may be better soon."""
         reason = refusals.reason_of(error)
         GATEWAY_REFUSALS.labels(reason).inc()
-        await self.send(Error(reason=reason, message=str(error)))
+        await self._say(Error(reason=reason, message=str(error)))
         if not isinstance(error, Retry):
             if reason is RefusalReason.SESSION_ENDING:
                 self.tell_ended(str(error))
             else:
                 self.shut(refusals.close_code_of(reason), str(error))
+
+    async def _say(self, frame: GatewayFrame) -> None:
+        """Send a frame without ever waiting; who reads nothing any more is cut off."""
+        await self._send(encode(frame), WSMsgType.TEXT)
 
     async def _send(self, data: bytes, kind: WSMsgType) -> None:
         if self.is_shut or self._transport.is_closing():

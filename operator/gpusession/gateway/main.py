@@ -45,6 +45,7 @@ from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, ClientStore
 from gpusession.store.events import EventBus
 from gpusession.store.gateways import GatewayRegistry
+from gpusession.store.identities import IdentityStore
 from gpusession.store.rates import Rate, RateStore, connected_rates
 
 API_CONNECTIONS = 8
@@ -131,6 +132,7 @@ class _Gateway:
         )
         clients = Clients(
             store,
+            identities=IdentityStore(redis),
             coalescer=coalescer,
             verified=verified,
             lease=lease,

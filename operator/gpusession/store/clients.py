@@ -48,19 +48,6 @@ class Welcome:
     until: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """Whether a token is good, and of what Session; the rest is empty where it is not."""
-
-    answer: Answer
-    ns: str = ""
-    name: str = ""
-    user: str | None = None
-    state: RecordState = RecordState.ACTIVE
-    why: str | None = None
-    until: datetime | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Grant:
     """The answer to a wish for a token, and how long from now the token lasts."""
@@ -86,12 +73,6 @@ class ClientStore:
             page = await self._client.run("beats", keys=names, args=args)
             answers += [_ANSWERS[answer] for answer in page]
         return answers
-
-    async def look(self, uid: str, digest: str) -> Look:
-        """See whether a token is good; no sign of life, and nothing is changed."""
-        names = [keys.record(uid), keys.tokens(uid)]
-        answer, *facts = await self._client.run("look", keys=names, args=[digest])
-        return _look(_ANSWERS[answer], *facts)
 
     async def activity(self, uid: str, digest: str, gateway: str, busy: timedelta) -> Answer:
         """Take a beat that counts as use; `busy` announces so much use without another word.
@@ -191,21 +172,6 @@ class ClientStore:
 
 
 _ANSWERS = {answer.value.encode(): answer for answer in Answer}
-
-
-def _look(answer: Answer, *facts: bytes | int) -> Look:
-    if not facts:
-        return Look(answer=answer)
-    ns, name, user, state, why, until = facts
-    return Look(
-        answer=answer,
-        ns=_text(ns),
-        name=_text(name),
-        user=_text(user) or None,
-        state=RecordState(_text(state)),
-        why=_text(why) or None,
-        until=moment(int(until)) if until else None,
-    )
 
 
 def _welcome(*facts: bytes | int) -> Welcome:

@@ -1,7 +1,7 @@
 """One gateway for the tests of a module; who hurts it or its Redis starts one of its own."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from itertools import count
 from pathlib import Path
@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 from tests.support import assets
-from tests.support.gateway_rig import Desk, GatewayProcess, desk
+from tests.support.gateway_rig import Desk, GatewayProcess, StartGateway, desk
 from tests.support.redis_server import RedisServer
 
 PRODUCT = min(assets.redis_servers())
-
-StartGateway = Callable[..., Awaitable[Desk]]
 
 
 def nowhere(folder: Path) -> Path:
