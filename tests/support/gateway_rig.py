@@ -152,11 +152,18 @@ class Desk:
         assert grant.answer is Answer.OK
         return known
 
-    async def reopen(self, known: Known, *, user: str | None = None, **changed: Any) -> None:
+    async def reopen(
+        self,
+        known: Known,
+        *,
+        user: str | None = None,
+        namespace: str = NAMESPACE,
+        **changed: Any,
+    ) -> None:
         """Open its record as the controller does, and does again after Redis lost it."""
         await self.sessions.open(
             uid=known.uid,
-            namespace=NAMESPACE,
+            namespace=namespace,
             name=known.name,
             user=user,
             node="n1",

@@ -23,6 +23,8 @@ WITHOUT_A_TEST_MODULE = {
     "controller/storage.py": "methods that do nothing",
     "agent/nvml_answers.py": "data without behaviour; test_nvml reads it",
     "agent/main.py": "wiring; every test in tests/e2e starts it",
+    "gateway/main.py": "wiring; nearly every test in tests/integration/gateway starts it",
+    "gateway/registry.py": "lists by uid; test_sockets, test_following and test_drain use them all",
     "rules/observation.py": "data without behaviour",
 }
 
