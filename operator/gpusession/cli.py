@@ -37,16 +37,26 @@ _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "gateway": uvloop.new_event_loop,  # its work is sockets; the others wait for few
 }
 
+_COMMANDS: Mapping[str, str] = {"beat": "gpusession.client.command"}
+"""What is no process of the product: it has arguments instead of settings."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one process until it ends; exit with 2 where it must not run as set up.
+    """Run one process or command until it ends; exit with 2 where it must not run as set up.
 
     A controller that another one has replaced ends with 1, to stand by in its next life.
     """
-    parser = argparse.ArgumentParser(prog="gpusession", description="GPU session operator.")
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in _COMMANDS:
+        sys.exit(import_module(_COMMANDS[words[0]]).main(words[1:]))
+    parser = argparse.ArgumentParser(
+        prog="gpusession",
+        description="GPU session operator.",
+        epilog="A client's heartbeat for shells: gpusession beat --help.",
+    )
     parser.add_argument("process", choices=sorted(_PROCESSES), help="which process to be")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
-    asked = parser.parse_args(argv)
+    asked = parser.parse_args(words)
     try:
         settings = load_settings(_PROCESSES[asked.process], asked.config, os.environ)
         process = import_module(f"gpusession.{asked.process}.main")  # only what it needs
