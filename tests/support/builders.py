@@ -37,8 +37,10 @@ from gpusession.api.session import (
 )
 from gpusession.rules.actions import Action, Intent, Step
 from gpusession.rules.conditions import timestamp, with_condition
+from gpusession.rules.continuity import Watch
+from gpusession.rules.expiry import Fresh, Overdue, Vitals
 from gpusession.rules.lifecycle import step
-from gpusession.rules.observation import Limits, Observation
+from gpusession.rules.observation import Life, Limits, Observation
 from gpusession.rules.outcome import destroyed, pending_destroy, with_release
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -218,3 +220,25 @@ def after(session: Session, decision: Step) -> Session:
 def kinds(actions: tuple[Action, ...]) -> tuple[type[Action], ...]:
     """Give the actions without what they carry."""
     return tuple(type(action) for action in actions)
+
+
+def make_vitals(**fields: Any) -> Vitals:
+    """Give the record of a Session that was just heard; times are of the server's clock."""
+    defaults: dict[str, Any] = {
+        "now": NOW,
+        "beat": NOW,
+        "first_due": NOW,
+        "activity": NOW,
+    }
+    return Vitals(**defaults | fields)
+
+
+def make_watch(age: timedelta = timedelta(days=1), *, heard: timedelta | None = None) -> Watch:
+    """Give a watch of this age; a gateway has lived for as long, or for `heard`."""
+    return Watch(since=NOW - age, heard_since=NOW - (age if heard is None else heard))
+
+
+def make_life(reason: Reason | None = None, **fields: Any) -> Life:
+    """Give what Redis says of the clients: fresh, or overdue for this reason."""
+    liveness = Fresh() if reason is None else Overdue(reason, NOW)
+    return Life(**{"vitals": make_vitals(counter=7), "liveness": liveness} | fields)

@@ -142,6 +142,12 @@ class Scale(Words, frozen=True, kw_only=True):
     status: ScaleStatus = ScaleStatus()
 
 
+class Namespace(Words, frozen=True, kw_only=True):
+    """core/v1 Namespace; its labels may ask for observe mode."""
+
+    metadata: ObjectMeta
+
+
 class LeaseSpec(Words, frozen=True, kw_only=True):
     """Who holds a Lease, and how often it has changed hands."""
 

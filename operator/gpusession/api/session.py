@@ -29,6 +29,17 @@ A Session without it was never bound, which is what verdict NotBound rests on.
 OVERRIDE_ANNOTATION = f"{GROUP}/override-release-by"
 """A human gives up on the evidence. Admission holds the value to the user's own name."""
 
+REVOKE_ANNOTATION = f"{GROUP}/revoke"
+"""Whatever its value: the Session's tokens are void, and the Session ends."""
+
+EXPIRY_OVERRIDE_ANNOTATION = f"{GROUP}/override-expiry-by"
+"""A human says that the silence is real: the brake lets this Session go. Signed as above."""
+
+MODE_LABEL = f"{GROUP}/mode"
+"""On a Namespace: `observe` means that expiry only says what it would have ended."""
+
+OBSERVE = "observe"
+
 
 class Phase(StrEnum):
     """Where a Session stands; it moves only forward, save for a cancelled PendingDestroy."""
@@ -106,6 +117,7 @@ class Reason(StrEnum):
     STILL_HELD = "StillHeld"
     NOT_OBSERVABLE = "NotObservable"
     RELEASING = "Releasing"
+    DESTROY_GRACE = "DestroyGrace"  # a returning client may still cancel the end
 
     # StateCleared.
     CLEARED = "Cleared"
@@ -130,6 +142,12 @@ class Reason(StrEnum):
     OWNER_SCALE_REFUSED = "OwnerScaleRefused"
     OWNER_HAS_OWNER = "OwnerHasOwner"
     OWNER_NOT_OBSERVABLE = "OwnerNotObservable"
+
+    # ExpiryPaused, HeartbeatHealthy, Events.
+    MASS_SILENCE = "MassSilence"
+    NODE_SILENT = "NodeSilent"
+    CLIENT_RETURNED = "ClientReturned"
+    WOULD_END = "WouldEnd"
 
 
 class ConditionStatus(StrEnum):
@@ -288,6 +306,16 @@ class Metadata(Words, frozen=True, kw_only=True):
     def override_by(self) -> str | None:
         """The human who gave up on the evidence, if one did."""
         return self.annotations.get(OVERRIDE_ANNOTATION) or None
+
+    @property
+    def expiry_override_by(self) -> str | None:
+        """The human who says that a silence is real, if one did."""
+        return self.annotations.get(EXPIRY_OVERRIDE_ANNOTATION) or None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether somebody has revoked the Session."""
+        return REVOKE_ANNOTATION in self.annotations
 
 
 class Session(Words, frozen=True, kw_only=True):

@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing_extensions import override
 
 from gpusession.api.release import Mode
-from gpusession.api.session import SessionStatus
+from gpusession.api.session import Reason, SessionStatus
+from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import Owner
 
 
@@ -73,6 +74,39 @@ class ScaleOwner:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Take the right to end a silent Session, unless a client has been heard since.
+
+    With a grace the record becomes pending and may be taken back; else it is final.
+    """
+
+    stage: Stage
+    reason: Reason
+    grace: timedelta
+    counter: int | None
+    """Of the record that was judged; None where any will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Take back a claim that was never written to the Session; clients start afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellClients:
+    """Mark the record, so that gateways say why it ends; best effort."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class TellWouldEnd:
+    """Say in an Event and a metric what expiry would have ended; once per silence."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class DeletePod:
     """Delete the Pod of this UID, so that kubelet restarts nothing in it."""
 
@@ -127,6 +161,10 @@ Effect = (
     | OpenRecord
     | ForgetRecord
     | ScaleOwner
+    | Claim
+    | Reopen
+    | TellClients
+    | TellWouldEnd
     | DeletePod
     | Release
     | ClearState

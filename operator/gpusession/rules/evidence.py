@@ -7,9 +7,17 @@ from datetime import datetime, timedelta
 
 from gpusession.api.cluster import OUT_OF_SERVICE_TAINT, Node, Pod
 from gpusession.api.release import Mode
-from gpusession.api.session import OnRelease, Phase, Reason, Session, SessionStatus, Use
+from gpusession.api.session import (
+    OnRelease,
+    Phase,
+    Reason,
+    Session,
+    SessionSpec,
+    SessionStatus,
+    Use,
+)
 from gpusession.rules.actions import DeletePod, Intent
-from gpusession.rules.observation import ABSENT, Observation
+from gpusession.rules.observation import ABSENT, Life, Observation
 
 ENDED_POD_PHASES = frozenset({"Succeeded", "Failed"})
 
@@ -75,10 +83,34 @@ def asked_to_end(seen: Observation) -> Reason | None:
     return Reason.EXPLICIT_CLOSE if seen.spec.desired_phase is Phase.DESTROYED else None
 
 
-def end_reason(state: SessionStatus, seen: Observation) -> Reason | None:
-    """Return why a bound Session must end, or None while nothing proves that it must."""
-    if (asked := asked_to_end(seen)) is not None:
+def asked_by_client(seen: Observation) -> Reason | None:
+    """Return Revoked or ExplicitClose where the gateway's side has asked for the end."""
+    vitals = seen.life.vitals if isinstance(seen.life, Life) else None
+    if seen.metadata.is_revoked or (vitals and vitals.revoked):
+        return Reason.REVOKED
+    return Reason.EXPLICIT_CLOSE if vitals and vitals.closed else None
+
+
+def lifetime_end(state: SessionStatus, spec: SessionSpec) -> datetime | None:
+    """Return when a bound Session's longest lifetime is over; it needs no Redis."""
+    since = state.active_since
+    if since is None:
+        return None
+    return datetime.fromisoformat(since) + timedelta(seconds=spec.max_lifetime_seconds)
+
+
+def end_reason(state: SessionStatus, seen: Observation, *, now: datetime) -> Reason | None:
+    """Return why a bound Session must end whatever its clients do, or None."""
+    if (asked := asked_to_end(seen) or asked_by_client(seen)) is not None:
         return asked
+    if (lost := _lost(state, seen)) is not None:
+        return lost
+    ends = lifetime_end(state, seen.spec)
+    over = ends is not None and now >= ends
+    return Reason.LIFETIME_EXCEEDED if over and not seen.observe_only else None
+
+
+def _lost(state: SessionStatus, seen: Observation) -> Reason | None:
     if node_is_gone(state, seen):
         return Reason.NODE_GONE
     if seen.pod is ABSENT:

@@ -5,6 +5,8 @@ the worker performs them and asks again. Since each call sees the whole situatio
 doubled or reordered events change nothing, and a crash between any two effects only means
 that the same decision is taken once more.
 
+                  ┌── a client returns ──┐
+                  ▼                      │
     Pending ──► Active ──► PendingDestroy ──► Destroyed
        └──────────────── never bound ─────────────┘
 """
@@ -36,13 +38,16 @@ from gpusession.rules.actions import (
     RecordStatus,
     Requeue,
     Step,
+    TellClients,
 )
 from gpusession.rules.binding import pending
 from gpusession.rules.conditions import find, with_condition
 from gpusession.rules.evidence import end_reason
+from gpusession.rules.living import living
 from gpusession.rules.observation import Limits, Observation
 from gpusession.rules.outcome import pending_destroy
 from gpusession.rules.releasing import releasing
+from gpusession.rules.returning import is_cancellable, returning
 
 
 def step(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limits) -> Step:
@@ -57,6 +62,8 @@ def step(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limi
         case Phase.ACTIVE:
             return _active(state, seen, now=now)
         case Phase.PENDING_DESTROY:
+            if is_cancellable(state):
+                return returning(state, seen, now=now)
             return releasing(state, seen, now=now)
         case Phase.DESTROYED:
             return _destroyed(state, seen, now=now)
@@ -65,12 +72,25 @@ def step(state: SessionStatus, seen: Observation, *, now: datetime, limits: Limi
 
 
 def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
-    if (reason := end_reason(state, seen)) is not None:
-        return pending_destroy(state, reason, now=now), (RecordStatus(),)
+    if (reason := end_reason(state, seen, now=now)) is not None:
+        return pending_destroy(state, reason, now=now), (RecordStatus(), TellClients(reason))
     if FINALIZER not in seen.metadata.finalizers:
         return state, (Hold(None),)  # somebody took it off; a bound Session must not vanish
     if seen.rebind_due and state.node_name and state.pod_uid and seen.bind is None:
         return state, (Bind(Intent(state.node_name, state.pod_uid)), OpenRecord())
+    if (decision := living(state, seen, now=now)) is not None:
+        return decision
+    after = _kept(state, seen, now=now)
+    if after == state:
+        return state, ()
+    ready = find(state, ConditionType.READY)
+    changed = ready is not None and ready.observed_generation != state.observed_generation
+    # The record holds a copy of the periods and limits of the spec.
+    return after, (RecordStatus(), OpenRecord()) if changed else (RecordStatus(),)
+
+
+def _kept(state: SessionStatus, seen: Observation, *, now: datetime) -> SessionStatus:
+    """Enter what was learned of a Session that goes on."""
     after = state
     if state.node_uid is None and isinstance(seen.node, Node):
         after = msgspec.structs.replace(after, node_uid=seen.node.metadata.uid)
@@ -87,7 +107,7 @@ def _active(state: SessionStatus, seen: Observation, *, now: datetime) -> Step:
             message=message,
             now=now,
         )
-    return after, (RecordStatus(),) if after != state else ()
+    return after
 
 
 def _with_sightings(state: SessionStatus, report: BindReport) -> SessionStatus:

@@ -11,6 +11,7 @@ from enum import Enum
 from gpusession.api.cluster import Node, OwnerReference, Pod
 from gpusession.api.release import BindReport, ReleaseReport, StateReport
 from gpusession.api.session import Metadata, Reason, SessionSpec
+from gpusession.rules.expiry import Liveness, Vitals
 
 
 class Look(Enum):
@@ -55,6 +56,38 @@ class Unscaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """What the record in Redis says of the clients, judged."""
+
+    vitals: Vitals
+    liveness: Liveness
+    grace_over: bool = False
+    """Whether a pending end has had its whole grace, in which clients could return."""
+    held: str | None = None
+    """Why the brake lets it not go now; None where it may."""
+    pauses: bool = False
+    """Whether that is a pause that people must hear of, not a mere turn in the queue."""
+
+
+class Outcome(Enum):
+    """What became of a claim: exactly one of claim and return wins."""
+
+    WON = "won"
+    RETURNED = "returned"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A claim of the right to end a Session whose clients are silent."""
+
+    reason: Reason
+    outcome: Outcome
+    final: bool = True
+    """Whether it was for the release, and not for a grace that can be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that a decision may rest on. Events are not part of it, only what is."""
 
@@ -71,6 +104,11 @@ class Observation:
     owner: Owner | Unscaled | Look = UNSEEN
     scaled: bool = False
     """Whether this round of work has scaled the owner down."""
+    life: Life | Look | None = None
+    """None: nobody had cause to ask Redis."""
+    claimed: Claimed | None = None
+    observe_only: bool = False
+    """Whether its Namespace wants to be told of expiry only."""
 
 
 @dataclass(frozen=True, slots=True)

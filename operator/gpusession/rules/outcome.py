@@ -1,6 +1,6 @@
 """What a release or a clearing proves, as conditions: True only on evidence."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -133,20 +133,32 @@ def destroyed(state: SessionStatus, *, now: datetime) -> SessionStatus:
     return msgspec.structs.replace(state, phase=Phase.DESTROYED)
 
 
-def pending_destroy(state: SessionStatus, reason: Reason, *, now: datetime) -> SessionStatus:
-    """Open the end: what follows can be read off the conditions at every moment."""
+def pending_destroy(
+    state: SessionStatus, reason: Reason, *, now: datetime, grace: timedelta = timedelta()
+) -> SessionStatus:
+    """Open the end: what follows can be read off the conditions at every moment.
+
+    With a grace nothing is released before it is over, and a client may come back.
+    """
     state = msgspec.structs.replace(
         state,
         phase=Phase.PENDING_DESTROY,
         reason=reason,
         pending_destroy_since=timestamp(now),
-        destroy_after=timestamp(now),
+        destroy_after=timestamp(now + grace),
     )
+    if reason is Reason.HEARTBEAT_LOST:
+        state = with_condition(
+            state, ConditionType.HEARTBEAT_HEALTHY, ConditionStatus.FALSE, reason=reason, now=now
+        )
+    state = without_condition(state, ConditionType.EXPIRY_PAUSED)
     for kind, status, why in (
         (ConditionType.READY, ConditionStatus.FALSE, reason),
         (ConditionType.PENDING_DESTROY, ConditionStatus.TRUE, reason),
-        (ConditionType.GPU_RELEASED, ConditionStatus.FALSE, Reason.RELEASING),
         (ConditionType.STATE_CLEARED, ConditionStatus.FALSE, Reason.WAITING_FOR_RELEASE),
     ):
         state = with_condition(state, kind, status, reason=why, now=now)
-    return state
+    waits = Reason.DESTROY_GRACE if grace else Reason.RELEASING
+    return with_condition(
+        state, ConditionType.GPU_RELEASED, ConditionStatus.FALSE, reason=waits, now=now
+    )

@@ -39,6 +39,7 @@ from gpusession.rules.actions import (
     RecordStatus,
     Release,
     Requeue,
+    TellClients,
 )
 from gpusession.rules.conditions import find, holds
 from gpusession.rules.observation import ABSENT, UNSEEN, Unreachable
@@ -95,7 +96,7 @@ def test_whole_life_takes_these_effects_in_this_order() -> None:
         (Bind,),
         (RecordStatus, OpenRecord),
         (),
-        (RecordStatus,),
+        (RecordStatus, TellClients),
         (DeletePod, Release),
         (RecordStatus,),
         (ForgetRecord, Announce, DropFinalizer),
@@ -108,7 +109,7 @@ def test_evidence_ends_an_active_session(reason: Reason, seen: dict[str, Any]) -
     status, actions = decide(make_session(Phase.ACTIVE), **seen)
 
     assert (status.phase, status.reason) == (Phase.PENDING_DESTROY, reason)
-    assert actions == (RecordStatus(),)
+    assert actions == (RecordStatus(), TellClients(reason))
 
 
 @pytest.mark.parametrize("seen", **by_id(LIVES))
@@ -135,7 +136,7 @@ def test_active_session_ends_when_asked(reason: Reason, session: dict[str, Any])
     status, actions = decide(make_session(Phase.ACTIVE, **session))
 
     assert (status.phase, status.reason) == (Phase.PENDING_DESTROY, reason)
-    assert actions == (RecordStatus(),)
+    assert actions == (RecordStatus(), TellClients(reason))
 
 
 def test_request_counts_more_than_what_is_seen_broken() -> None:
@@ -176,7 +177,7 @@ def test_release_is_not_ordered_before_the_end_is_written() -> None:
     first = decide(session)
     second = decide(after(session, first))
 
-    assert kinds(first[1]) == (RecordStatus,)
+    assert kinds(first[1]) == (RecordStatus, TellClients)
     assert Release in kinds(second[1])
 
 
@@ -250,7 +251,7 @@ def test_changed_spec_of_an_active_session_is_acknowledged_once() -> None:
     second = decide(after(session, first))
 
     ready = find(first[0], ConditionType.READY)
-    assert first[1] == (RecordStatus(),)
+    assert first[1] == (RecordStatus(), OpenRecord())
     assert (first[0].observed_generation, ready and ready.observed_generation) == (2, 2)
     assert second[1] == ()
 

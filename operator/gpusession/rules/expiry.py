@@ -1,0 +1,158 @@
+"""Fresh, overdue, or no data: what a Session's record in Redis proves, and what it does not.
+
+Overdue needs evidence: Redis answered, the watch is unbroken for one whole threshold, the
+record is the Session's own, and it is old. Everything else is fresh or no data, and neither
+ends anybody. Every time here is of the Redis server's clock.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from gpusession.api.session import Reason, SessionSpec
+from gpusession.rules.continuity import Watch
+
+LONGEST_USAGE_GAP = timedelta(seconds=180)
+"""Agents report once a minute; after three missing reports nothing is known of a GPU."""
+
+NONE = timedelta()
+
+
+class Stage(StrEnum):
+    """How far an end has come in the record, as clients are told."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    RELEASING = "releasing"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """A record as far as it is evidence, and the server's clock when it was read."""
+
+    now: datetime
+    stage: Stage = Stage.ACTIVE
+    counter: int = 0
+    """Moves with every sign of life; a claim that names an older one is refused."""
+    beat: datetime
+    first_due: datetime
+    """No end by heartbeat before this: opening, initial delay and one threshold."""
+    activity: datetime
+    busy_until: datetime | None = None
+    disconnected: datetime | None = None
+    gpu_busy: datetime | None = None
+    gpu_seen: datetime | None = None
+    gpu_since: datetime | None = None
+    pending_until: datetime | None = None
+    closed: bool = False
+    revoked: bool = False
+    doubted: datetime | None = None
+    """Last knock with a token that Redis has lost: somebody lives there, unheard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A sign of life is young enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Proven silence: why it must end, and since when the proof holds."""
+
+    reason: Reason
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoData:
+    """Nothing can be said, and why; it ends nobody."""
+
+    why: str
+
+
+Liveness = Fresh | Overdue | NoData
+
+
+def heartbeat_period(spec: SessionSpec) -> timedelta:
+    """Return the period of a client's beats; zero where none is expected."""
+    beat = spec.heartbeat
+    return NONE if beat is None else timedelta(seconds=beat.period_seconds)
+
+
+def heartbeat_threshold(spec: SessionSpec) -> timedelta:
+    """Return the silence that ends a Session; zero where no beat is expected."""
+    beat = spec.heartbeat
+    return NONE if beat is None else heartbeat_period(spec) * beat.failure_threshold
+
+
+def initial_delay(spec: SessionSpec) -> timedelta:
+    """Return how long after Active the first beat is due."""
+    beat = spec.heartbeat
+    return NONE if beat is None else timedelta(seconds=beat.initial_delay_seconds)
+
+
+def idle_timeout(spec: SessionSpec) -> timedelta:
+    """Return how long nobody may use a Session; zero means for ever."""
+    return NONE if spec.idle is None else timedelta(seconds=spec.idle.timeout_seconds)
+
+
+def judged(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Liveness:
+    """Judge a record; the first proof counts, disconnects before silence before idleness."""
+    if watch.since is None:
+        return NoData("Redis is not being watched")
+    if (proof := _disconnected(vitals, watch, spec)) is not None:
+        return proof
+    if (proof := _silent(vitals, watch, spec)) is not None:
+        return proof
+    return _idle(vitals, watch, spec) or Fresh()
+
+
+def grace_is_over(vitals: Vitals, watch: Watch, grace: timedelta) -> bool:
+    """Tell whether a client had the whole grace in which it could have come back.
+
+    Time in which Redis or every gateway was away does not count: nobody could return then.
+    """
+    if watch.since is None or watch.heard_since is None or vitals.pending_until is None:
+        return False
+    began = max(vitals.pending_until - grace, watch.since, watch.heard_since)
+    return vitals.now - began >= grace
+
+
+def _disconnected(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:
+    ended, grace = vitals.disconnected, timedelta(milliseconds=spec.disconnect_grace_milliseconds)
+    if ended is None or watch.since is None or vitals.doubted is not None:
+        return None
+    # One that was noted before the watch may be an older copy's, and a beat contradicts it.
+    if ended <= watch.since or vitals.beat > ended:
+        return None
+    due = max(ended, watch.heard_since or vitals.now) + grace
+    return Overdue(Reason.DISCONNECTED, due) if vitals.now >= due else None
+
+
+def _silent(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:
+    threshold = heartbeat_threshold(spec)
+    if threshold <= NONE or watch.since is None or watch.heard_since is None:
+        return None
+    heard = max(vitals.beat, watch.since, watch.heard_since, vitals.doubted or vitals.beat)
+    due = max(heard + threshold, vitals.first_due)
+    return Overdue(Reason.HEARTBEAT_LOST, due) if vitals.now >= due else None
+
+
+def _idle(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:
+    timeout = idle_timeout(spec)
+    if timeout <= NONE or spec.idle is None or watch.since is None:
+        return None
+    used = [watch.since]
+    if "Client" in spec.idle.signals:
+        if watch.heard_since is None:
+            return None
+        used += [vitals.activity, vitals.busy_until or vitals.activity, watch.heard_since]
+        used += [vitals.doubted] if vitals.doubted else []
+    if "GPU" in spec.idle.signals:
+        seen, since = vitals.gpu_seen, vitals.gpu_since
+        if seen is None or since is None or vitals.now - seen > LONGEST_USAGE_GAP:
+            return None  # a blind agent is no idle GPU
+        used += [vitals.gpu_busy or since, since]
+    due = max(used) + timeout
+    return Overdue(Reason.IDLE, due) if vitals.now >= due else None
