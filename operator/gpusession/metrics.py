@@ -100,6 +100,44 @@ REDIS_UP = Gauge("gpusession_redis_up", "1 while the records' Redis answers.")
 
 LEADER = Gauge("gpusession_leader", "1 while this process holds the Lease.")
 
+EXPIRY_BRAKE = Gauge(
+    "gpusession_expiry_brake_level",
+    "Tightest brake on expiry per kind of scope: 0 normal, 1 partial, 2 full.",
+    ["scope"],
+)
+
+EXPIRY_SILENT = Gauge("gpusession_expiry_silent_sessions", "Sessions found late or overdue.")
+
+EXPIRY_HELD = Gauge("gpusession_expiry_held_sessions", "Overdue Sessions that wait for a turn.")
+
+EXPIRY_GRANTS = Counter("gpusession_expiry_grants_total", "Overdue Sessions that had their turn.")
+
+EXPIRY_CLAIMS = Counter(
+    "gpusession_expiry_claims_total", "Claims of silent Sessions by outcome.", ["outcome"]
+)
+
+EXPIRY_WOULD_END = Counter(
+    "gpusession_expiry_would_end_total",
+    "Ends that observe mode only told of, by reason; once per silence.",
+    ["reason"],
+)
+
+WATCH_BREAKS = Counter(
+    "gpusession_redis_watch_breaks_total",
+    "Times that the watch of Redis began anew, by reason; everybody then has a whole threshold.",
+    ["reason"],
+)
+
+SWEEP_SECONDS = Histogram(
+    "gpusession_sweep_seconds",
+    "How long one sweep of the deadlines took.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0),
+)
+
+GATEWAYS_LAPSED = Counter(
+    "gpusession_gateways_lapsed_total", "Gateways that stopped renewing their lease."
+)
+
 # ---- gateway ----
 
 GATEWAY_CONNECTIONS = Gauge("gpusession_gateway_connections", "Open WebSockets of clients.")

@@ -106,6 +106,44 @@ class ControllerSettings(ProcessSettings):
     creationTimestamp has whole seconds, so it is two seconds at least: enough for a
     scheduler and a warm image."""
 
+    sweep_period: timedelta = timedelta(milliseconds=250)
+    """Between two sweeps of the deadlines in Redis: a quarter of the second within which an
+    end is to be seen. One costs Redis 0.1 ms where nothing is due."""
+
+    longest_sweep_gap: timedelta = timedelta(seconds=5)
+    """Between two sweeps that both saw Redis; after a longer one everybody has a whole
+    threshold again. Twenty sweeps: less would be a busy machine."""
+
+    clock_error: timedelta = timedelta(seconds=1)
+    """How far Redis' clock may go apart from ours between two sweeps. NTP slews 0.5 ms/s."""
+
+    census_period: timedelta = timedelta(seconds=5)
+    """Between two counts of all Sessions: brakes' totals and lifetimes; 0.1 s per 100,000."""
+
+    usage_period: timedelta = timedelta(seconds=60)
+    """Between two questions to each agent whose GPU works: one call per node."""
+
+    deadline_lease: timedelta = timedelta(seconds=30)
+    """How long a due record is left alone, while somebody acts on it."""
+
+    brake_minimum: Annotated[int, Field(ge=1)] = 5
+    """Fewer silent Sessions than this never set the brake."""
+
+    brake_partial_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of a scope's Sessions silent at once from which only a tenth goes on ending."""
+
+    brake_full_share: Annotated[float, Field(gt=0, le=1)] = 0.55
+    """Share from which nobody ends: as kube-controller-manager's unhealthy-zone-threshold."""
+
+    brake_share_per_second: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of all Sessions that silence may end per second; one at least."""
+
+    brake_window: timedelta = timedelta(seconds=90)
+    """How long a silence counts; the brake opens after two such windows. One threshold."""
+
+    brake_hold: timedelta = timedelta(minutes=30)
+    """Longest that a full brake holds Sessions whose GPU is idle."""
+
     resync_period: timedelta = timedelta(seconds=60)
     """Between two lists that find missed events; also how stale a watch may go unseen."""
 

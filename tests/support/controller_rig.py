@@ -21,9 +21,9 @@ from gpusession.controller.actions import Performer
 from gpusession.controller.authority import AgentAuthority
 from gpusession.controller.intake import Intake
 from gpusession.controller.leader import Leader, Periods
+from gpusession.controller.liveness import LivenessWatch
 from gpusession.controller.observer import Observer
 from gpusession.controller.queue import DestroyQueue
-from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
 from gpusession.controller.worker import Worker
@@ -33,6 +33,7 @@ from gpusession.kube.reader import KubeReader
 from gpusession.kube.reflector import Reflector
 from gpusession.kube.writer import KubeWriter
 from gpusession.rules.observation import Limits
+from gpusession.settings import ControllerSettings
 from gpusession.store.clearing import StateClearer
 from gpusession.store.client import RedisClient
 from gpusession.store.sessions import SessionStore
@@ -71,6 +72,8 @@ class ControllerRig:
         self._stack = AsyncExitStack()
         self.clock = utc_now
         self.rebound: list[str] = []
+        self.observed: set[str] = set()
+        self.settings = ControllerSettings(identity="rig")
 
     async def __aenter__(self) -> Self:
         plane, enter = self._around.plane, self._stack.enter_async_context
@@ -78,6 +81,9 @@ class ControllerRig:
             kube_client(self._around.kubeconfig, timeout=self._around.api_timeout)
         )
         self.redis = await enter(RedisClient(self._around.redis_url, timeout=timedelta(seconds=2)))
+        self.listener = await enter(
+            RedisClient(self._around.redis_url, timeout=timedelta(seconds=2), connections=1)
+        )
         await self.redis.call("FLUSHALL")
         self.agent = await enter(FakeAgent(plane.certificate("agent", sans=[AGENT_NAME])))
         token = self._around.kubeconfig.with_name("gpusession-system-gpusession-controller.token")
@@ -112,7 +118,16 @@ class ControllerRig:
         self.pods = Reflector(self.client, "/api/v1/pods", kind=Pod, selector=USE_LABEL)
         self.nodes = Reflector(self.client, "/api/v1/nodes", kind=Node)
         self.store = SessionStore(self.redis)
-        self.records = RecordKeeper(self.store, self.sessions)
+        self.liveness = LivenessWatch(
+            self.settings,
+            self.redis,
+            self.listener,
+            sessions=self.sessions,
+            intake=self.intake,
+            agents=self.agents,
+            clock=self._now,
+        )
+        self.records = self.liveness.records
         self.observer = self._make_observer(self.client)
         self.performer = self.make_performer(StateClearer(self.redis))
         self.worker = self.make_worker(self.client)
@@ -126,7 +141,14 @@ class ControllerRig:
         return self.clock()
 
     def _make_observer(self, client: KubeClient) -> Observer:
-        return Observer(KubeReader(client), pods=self.pods, nodes=self.nodes, locate=self.locate)
+        return Observer(
+            KubeReader(client),
+            pods=self.pods,
+            nodes=self.nodes,
+            locate=self.locate,
+            lives=self.liveness.lives.look,
+            observes=lambda namespace: namespace in self.observed,
+        )
 
     def make_worker(self, client: KubeClient) -> Worker:
         """Give a worker that looks through this client and writes through the rig's own."""
@@ -137,6 +159,7 @@ class ControllerRig:
             performer=self.performer,
             clock=self._now,
             limits=Limits(),
+            take_suspicion=self.intake.take_suspicion,
         )
 
     def make_performer(self, clearer: StateClearer | None) -> Performer:

@@ -20,6 +20,7 @@ from gpusession.api.release import (
     ReleaseRequest,
     ReleaseResponse,
 )
+from gpusession.api.usage import UsageReport
 
 
 class FakeAgent:
@@ -28,6 +29,7 @@ class FakeAgent:
     def __init__(self, certificate: Certificate) -> None:
         self.bind_report: BindReport | None = None
         self.release_report: ReleaseReport | None = None
+        self.usage_report: UsageReport | None = UsageReport(boot_id="fake")
         self.latest_epoch = 0
         self.binds: list[BindRequest] = []
         self.releases: list[ReleaseOrder] = []
@@ -38,6 +40,7 @@ class FakeAgent:
         application = web.Application()
         application.router.add_post("/v1/bind", self._bind)
         application.router.add_post("/v1/releases", self._release)
+        application.router.add_get("/v1/usage", self._usage)
         self._runner = web.AppRunner(application)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
@@ -55,6 +58,9 @@ class FakeAgent:
             problem = Problem(reason="StaleLeader", message="no", leader_epoch=self.latest_epoch)
             return web.Response(status=409, body=msgspec.json.encode(problem))
         return _json(self.bind_report)
+
+    async def _usage(self, _: web.Request) -> web.Response:
+        return _json(self.usage_report)
 
     async def _release(self, request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read(), type=ReleaseRequest)

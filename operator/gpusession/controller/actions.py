@@ -21,10 +21,11 @@ from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.errors import AgentUnavailable, Refused, Retry, Stale, StaleLeader
 from gpusession.kube.writer import KubeWriter
-from gpusession.metrics import SESSIONS_ENDED, TRANSITIONS
+from gpusession.metrics import EXPIRY_CLAIMS, EXPIRY_WOULD_END, SESSIONS_ENDED, TRANSITIONS
 from gpusession.rules.actions import (
     Announce,
     Bind,
+    Claim,
     ClearState,
     DeletePod,
     DeleteSession,
@@ -35,10 +36,14 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Release,
+    Reopen,
     ScaleOwner,
+    TellClients,
+    TellWouldEnd,
 )
 from gpusession.rules.conditions import timestamp
-from gpusession.rules.observation import Unreachable, Unscaled
+from gpusession.rules.expiry import Stage
+from gpusession.rules.observation import Claimed, Unreachable, Unscaled
 from gpusession.store.clearing import StateClearer
 
 STATE_TIMEOUT = timedelta(seconds=30)
@@ -82,7 +87,7 @@ class Performer:
         self._clearer = clearer
         self._sessions = sessions
         self._clock = clock
-
+        self._told: dict[str, Reason] = {}
         self._functions: dict[type, Callable[[Any, Round], Awaitable[None]]] = {
             Hold: self._hold,
             Bind: self._bind,
@@ -90,6 +95,10 @@ class Performer:
             OpenRecord: self._open_record,
             ForgetRecord: self._forget_record,
             ScaleOwner: self._scale_owner,
+            Claim: self._claim,
+            Reopen: self._reopen,
+            TellClients: self._tell_clients,
+            TellWouldEnd: self._tell_would_end,
             DeletePod: self._delete_pod,
             Release: self._release,
             ClearState: self._clear_state,
@@ -177,7 +186,34 @@ class Performer:
             SESSIONS_ENDED.labels(after.release.verdict).inc()
 
     async def _open_record(self, _: OpenRecord, now: Round) -> None:
+        now.findings.life_due = False  # what is opened now has nothing to tell yet
         await self._records.open(now.session, now.after)
+
+    async def _claim(self, action: Claim, now: Round) -> None:
+        outcome = await self._records.claim(now.session.metadata.uid, action)
+        EXPIRY_CLAIMS.labels(outcome.value).inc()
+        now.findings.claimed = Claimed(
+            action.reason, outcome, final=action.stage is Stage.RELEASING
+        )
+
+    async def _reopen(self, _: Reopen, now: Round) -> None:
+        now.findings.life_due = False
+        await self._records.reopen(now.session.metadata.uid)
+
+    async def _tell_clients(self, action: TellClients, now: Round) -> None:
+        await self._records.tell_ending(now.session.metadata.uid, action.reason)
+
+    async def _tell_would_end(self, action: TellWouldEnd, now: Round) -> None:
+        metadata = now.session.metadata
+        if self._told.get(metadata.uid) is action.reason:
+            return
+        self._told[metadata.uid] = action.reason
+        EXPIRY_WOULD_END.labels(action.reason).inc()
+        message = f"observe mode: this Session would have ended ({action.reason})"
+        await self._writer.announce(
+            metadata, reason=Reason.WOULD_END, message=message, at=timestamp(self._clock())
+        )
+        log.info("would have ended", reason=action.reason)
 
     async def _forget_record(self, _: ForgetRecord, now: Round) -> None:
         await self._records.forget(now.session.metadata.uid)

@@ -8,11 +8,12 @@ from gpusession.metrics import WATCH_EVENTS
 
 
 class Intake:
-    """Takes in news of Sessions, Pods and Nodes."""
+    """Takes in news of Sessions, Pods and Nodes, and suspicions about clients."""
 
     def __init__(self, sessions: SessionCache, queue: DestroyQueue) -> None:
         self._sessions = sessions
         self._queue = queue
+        self._suspects: set[str] = set()
 
     def watched(self, session: Session) -> None:
         """Take in what the watch says of a Session."""
@@ -29,6 +30,7 @@ class Intake:
         """Forget a Session that no longer exists, and answers about it still on their way."""
         self._sessions.bury(uid)
         self._queue.forget(uid)
+        self._suspects.discard(uid)
 
     def pod_changed(self, pod: Pod, _gone: bool) -> None:
         """Look at the Sessions of a Pod that came, changed or went."""
@@ -51,3 +53,15 @@ class Intake:
     def wake(self, uid: str, priority: Priority = Priority.EXPLICIT) -> None:
         """Make a Session's key ready."""
         self._queue.add(uid, priority)
+
+    def suspect(self, uid: str, priority: Priority) -> None:
+        """Have the next visit ask Redis about the clients of a Session that is known."""
+        if uid in self._sessions:
+            self._suspects.add(uid)
+            self.wake(uid, priority)
+
+    def take_suspicion(self, uid: str) -> bool:
+        """Tell whether there was one; the visit that asks sees to it."""
+        suspected = uid in self._suspects
+        self._suspects.discard(uid)
+        return suspected

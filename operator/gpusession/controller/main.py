@@ -15,17 +15,17 @@ from aiohttp import web
 
 from gpusession import logs
 from gpusession.agent_client import AgentClient
-from gpusession.api.cluster import Node, Pod
-from gpusession.api.session import USE_LABEL
+from gpusession.api.cluster import Namespace, Node, Pod
+from gpusession.api.session import MODE_LABEL, OBSERVE, USE_LABEL
 from gpusession.controller.actions import Performer
 from gpusession.controller.agents import AgentDirectory
 from gpusession.controller.authority import AgentAuthority
 from gpusession.controller.health import Health
 from gpusession.controller.intake import Intake
 from gpusession.controller.leader import Leader, Periods
+from gpusession.controller.liveness import LivenessWatch
 from gpusession.controller.observer import Observer
 from gpusession.controller.queue import DestroyQueue
-from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
 from gpusession.controller.watch import watch_sessions
@@ -41,7 +41,6 @@ from gpusession.rules.observation import Limits
 from gpusession.settings import ControllerSettings
 from gpusession.store.clearing import connected_clearer
 from gpusession.store.client import RedisClient
-from gpusession.store.sessions import SessionStore
 
 log = structlog.get_logger()
 
@@ -110,6 +109,9 @@ class _Reign:
         intake = Intake(sessions, queue)
         directory = AgentDirectory(intake.agent_changed)
         pods, nodes, agent_pods = self._reflectors(intake, directory)
+        observed = Reflector(
+            client, "/api/v1/namespaces", kind=Namespace, selector=f"{MODE_LABEL}={OBSERVE}"
+        )
         agents = AgentClient(
             directory.locate,
             tls=self.authority.context,
@@ -118,19 +120,28 @@ class _Reign:
             timeout=settings.agent_timeout,
         )
         stack.push_async_callback(agents.close)
-        store = await stack.enter_async_context(
-            RedisClient(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
-        )
+        url, wait = settings.redis_url.get_secret_value(), settings.redis_timeout
+        redis = await stack.enter_async_context(RedisClient(url, timeout=wait))
+        listener = await stack.enter_async_context(RedisClient(url, timeout=wait, connections=1))
         clearer = connected_clearer(settings.state_url, redis_timeout=settings.redis_timeout)
-        records = RecordKeeper(SessionStore(store), sessions)
+        liveness = LivenessWatch(
+            settings, redis, listener, sessions=sessions, intake=intake, agents=agents, clock=_now
+        )
         worker = Worker(
             queue=queue,
             sessions=sessions,
-            observer=Observer(reader, pods=pods, nodes=nodes, locate=directory.locate),
+            observer=Observer(
+                reader,
+                pods=pods,
+                nodes=nodes,
+                locate=directory.locate,
+                lives=liveness.lives.look,
+                observes=lambda namespace: observed.get("", namespace) is not None,
+            ),
             performer=Performer(
                 writer=KubeWriter(client),
                 agents=agents,
-                records=records,
+                records=liveness.records,
                 clearer=await stack.enter_async_context(clearer),
                 sessions=sessions,
                 leader=self.leader,
@@ -138,17 +149,18 @@ class _Reign:
             ),
             clock=_now,
             limits=Limits(pending_report_after=settings.pending_report_after),
+            take_suspicion=intake.take_suspicion,
         )
         sweep = Sweep(
             reader=reader,
             sessions=sessions,
             intake=intake,
-            records=records,
+            records=liveness.records,
             rebind=worker.rebind,
             period=settings.resync_period,
             rebind_period=settings.rebind_period,
         )
-        synced = (pods.synced, nodes.synced, agent_pods.synced)
+        synced = (pods.synced, nodes.synced, agent_pods.synced, observed.synced)
         self.health.reign(sweep, synced=synced)
         async with asyncio.TaskGroup() as tasks:
             following = [
@@ -159,12 +171,14 @@ class _Reign:
                     pods.run,
                     nodes.run,
                     agent_pods.run,
+                    observed.run,
                 )
             ]
             starting = tasks.create_task(self._start(sweep, sessions, synced))
             await first_of(stop, starting)
             if not stop.is_set():
                 following.append(tasks.create_task(sweep.run()))
+                following += [tasks.create_task(part()) for part in liveness.tasks]
                 following += [tasks.create_task(worker.run()) for _ in range(settings.workers)]
                 log.info("controller started", workers=settings.workers, epoch=self.leader.epoch)
                 await watch_sessions(

@@ -4,7 +4,7 @@ Watched caches answer where presence is enough. Absence is always asked of the a
 since only its own "not found" may end a Session.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +20,8 @@ from gpusession.rules.evidence import recorded_node
 from gpusession.rules.observation import (
     ABSENT,
     UNSEEN,
+    Claimed,
+    Life,
     Look,
     Observation,
     Owner,
@@ -27,6 +29,7 @@ from gpusession.rules.observation import (
     Unscaled,
 )
 from gpusession.rules.owner import concerns_owner
+from gpusession.rules.returning import is_cancellable
 
 _session = msgspec.json.Decoder(Session)
 
@@ -43,12 +46,16 @@ class Findings:
     """The Pod whose owner matters in this round; it may be gone before the round is over."""
     scaled: bool = False
     unscaled: Unscaled | None = None
+    life_due: bool = False
+    """Whether somebody had cause to ask Redis about the clients."""
+    claimed: Claimed | None = None
 
 
 class Observer:
     """Builds an Observation; what cannot be seen is UNSEEN, never ABSENT.
 
-    `locate` tells where a node's agent is, as the agents' Pods say.
+    `locate` tells where a node's agent is, as the agents' Pods say; `lives` reads what Redis
+    knows of the clients; `observes` whether a namespace wants to be told of expiry only.
     """
 
     def __init__(
@@ -58,7 +65,11 @@ class Observer:
         pods: Reflector[Pod],
         nodes: Reflector[Node],
         locate: Callable[[str], str | None],
+        lives: Callable[[Session], Awaitable[Life | Look]],
+        observes: Callable[[str], bool],
     ) -> None:
+        self._lives = lives
+        self._observes = observes
         self._locate = locate
         self._reader = reader
         self._pods = pods
@@ -82,6 +93,9 @@ class Observer:
             rebind_due=findings.rebind_due,
             owner=UNSEEN if over else await self._owner(session, pod, findings),
             scaled=findings.scaled,
+            life=await self._life(session, findings),
+            claimed=findings.claimed,
+            observe_only=self._observes(session.metadata.namespace),
         )
 
     async def session(self, seen: Metadata) -> Session | None:
@@ -89,6 +103,13 @@ class Observer:
         body = await self._reader.session(seen.namespace, seen.name)
         fresh = None if body is None else _session.decode(body)
         return fresh if fresh is not None and fresh.metadata.uid == seen.uid else None
+
+    async def _life(self, session: Session, findings: Findings) -> Life | Look | None:
+        # An end that somebody asked for needs no Redis, and waits for none.
+        if session.metadata.deletion_timestamp is not None:
+            return None
+        due = findings.life_due and session.status.phase is Phase.ACTIVE
+        return await self._lives(session) if due or is_cancellable(session.status) else None
 
     async def _pod(self, session: Session) -> Pod | Look:
         namespace, name = session.metadata.namespace, session.spec.pod_refs[0].name

@@ -38,7 +38,9 @@ class Worker:
         performer: Performer,
         clock: Callable[[], datetime],
         limits: Limits,
+        take_suspicion: Callable[[str], bool],
     ) -> None:
+        self._take_suspicion = take_suspicion
         self._queue = queue
         self._sessions = sessions
         self._observer = observer
@@ -96,7 +98,7 @@ class Worker:
             return "defect"
 
     async def _work(self, uid: str, priority: Priority) -> str:
-        findings = Findings(rebind_due=uid in self._rebinds)
+        findings = Findings(rebind_due=uid in self._rebinds, life_due=self._take_suspicion(uid))
         self._rebinds.discard(uid)
         for _ in range(ROUNDS):
             session = self._sessions.get(uid)

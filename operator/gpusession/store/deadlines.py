@@ -53,8 +53,9 @@ class Due:
 class DeadlineStore:
     """The deadlines, by Session uid."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, *, lease: timedelta = LEASE) -> None:
         self._client = client
+        self._lease = milliseconds(lease)
 
     async def due(self, limit: int = 500) -> list[Due]:
         """Lease what is due, about `limit` of it at most; LATE is told once per silence.
@@ -66,7 +67,7 @@ class DeadlineStore:
         for _ in range(MOST_PAGES):
             page = min(PAGE, limit - len(found))
             looked, lines = await self._client.run(
-                "due", keys=[keys.DEADLINES], args=(page, milliseconds(LEASE), keys.record(""))
+                "due", keys=[keys.DEADLINES], args=(page, self._lease, keys.record(""))
             )
             found += [_due(*line) for line in lines]
             if looked < page or len(found) >= limit:

@@ -33,6 +33,12 @@ class GatewayRegistry:
         names = [keys.GATEWAYS, keys.gateway(gateway)]
         await self._client.run("leave", keys=names, args=[gateway])
 
+    async def populations(self) -> dict[str, int]:
+        """Give how many Sessions are connected at each living gateway."""
+        living = await self._client.call("ZRANGE", keys.GATEWAYS, 0, -1)
+        names = [gateway.decode() for gateway in living]
+        return {name: await self._client.call("SCARD", keys.gateway(name)) for name in names}
+
     async def lapsed(self) -> list[str]:
         """Give the ids of gateways whose lease is over and which `lapse` has not cleared."""
         found = await self._client.run("lapsed", keys=[keys.GATEWAYS], args=[LAPSED_AT_ONCE])

@@ -10,7 +10,7 @@ from datetime import datetime
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.gateways import LAPSED_AT_ONCE
-from gpusession.store.sessions import moment
+from gpusession.store.sessions import Proof, moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class Tick:
     """How many live."""
     lapsed: tuple[str, ...]
     """Gateways whose lease is over and which are not cleared yet; not more than 100."""
+    proof: Proof
+    """What a claim must find again on the server."""
 
 
 class Pulse:
@@ -66,4 +68,5 @@ class Pulse:
             was_ours=by.decode() == self._writer and before == last,
             gateways=living,
             lapsed=tuple(gateway.decode() for gateway in lapsed),
+            proof=Proof(number, self._writer),
         )

@@ -40,6 +40,8 @@ class Claim(StrEnum):
     """The Session was heard since the caller looked: look again."""
     MISSING = "missing"
     """No record, or none that is whole, which proves nothing."""
+    REWOUND = "rewound"
+    """The server is not the one that was looked at, or has forgotten the look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A tick of ours, by which a server shows that it has forgotten nothing since."""
+
+    number: int
+    writer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """A record, and the server's time of the look."""
 
@@ -168,18 +178,29 @@ class SessionStore:
             return None
 
     async def claim(
-        self, uid: str, *, to: RecordState, why: str, grace: timedelta, counter: int | None
+        self,
+        uid: str,
+        *,
+        to: RecordState,
+        why: str,
+        grace: timedelta,
+        counter: int | None,
+        watch: Proof,
     ) -> Claim:
         """Take the one right to end the Session (RELEASING), or let its end begin (PENDING).
 
         Wins over a returning client only if nothing was heard since `counter`; None asks for
-        no such proof. What was pending already needs none. `grace` counts for PENDING.
+        no such proof. What was pending already needs none. `grace` counts for PENDING. The
+        server must still know `watch`, the caller's last tick.
         Raises StoreUnavailable: the caller must hold, not assume that it won or lost.
         """
         answer: bytes = await self._client.run(
             "claim",
-            keys=[keys.record(uid), keys.DEADLINES, keys.EVENTS],
-            args=(uid, to, why, milliseconds(grace), "" if counter is None else counter),
+            keys=[keys.record(uid), keys.DEADLINES, keys.EVENTS, keys.TICK],
+            args=(
+                *(uid, to, why, milliseconds(grace), "" if counter is None else counter),
+                *(watch.number, watch.writer),
+            ),
         )
         return Claim(answer.decode())
 
@@ -191,10 +212,10 @@ class SessionStore:
         names = [keys.record(uid), keys.DEADLINES, keys.EVENTS]
         return bool(await self._client.run("reopen", keys=names, args=[uid]))
 
-    async def mark(self, uid: str, state: RecordState) -> bool:
+    async def mark(self, uid: str, state: RecordState, why: str = "") -> bool:
         """Write how far the end has come; False if there is no record, and none is made."""
         names = [keys.record(uid), keys.EVENTS]
-        return bool(await self._client.run("mark", keys=names, args=[uid, state]))
+        return bool(await self._client.run("mark", keys=names, args=[uid, state, why]))
 
     async def revoke(self, uid: str) -> bool:
         """Take every token away for good; False if there is no record."""

@@ -176,7 +176,7 @@ async def test_record_is_opened_and_forgotten(rig: ControllerRig) -> None:
     await perform(rig, ForgetRecord(), session)
 
     assert opened is not None
-    assert (opened.node, await rig.store.read("s-1")) == ("node-a", None)
+    assert (opened.record.node, await rig.store.read("s-1")) == ("node-a", None)
 
 
 async def test_last_finalizer_buries_the_session(cluster: Cluster, rig: ControllerRig) -> None:

@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.support.builders import make_metadata, make_session
+from tests.support.builders import NOW, make_metadata, make_session
 from tests.support.redis_server import RedisServer
 
 from gpusession.api.session import Heartbeat, Idle, Phase, Session
 from gpusession.controller.records import PATIENCE, REST, RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.store.client import RedisClient
-from gpusession.store.sessions import SessionStore
+from gpusession.store.sessions import Proof, SessionStore
 
 SHORT = 2 * PATIENCE.total_seconds()
 """Patience and as much again for a busy machine; Redis' own limit is ten times that."""
@@ -23,9 +23,12 @@ class Desk:
     """A record keeper, the Sessions that it knows, and the store that it keeps."""
 
     def __init__(self, client: RedisClient) -> None:
+        self.proof: Proof | None = None
         self.sessions = SessionCache()
         self.store = SessionStore(client)
-        self.records = RecordKeeper(self.store, self.sessions)
+        self.records = RecordKeeper(
+            self.store, self.sessions, proof=lambda: self.proof, clock=lambda: NOW
+        )
 
     def knows(self, uid: str, phase: Phase) -> Session:
         """Have the cache know a Session."""

@@ -27,6 +27,7 @@ from gpusession.controller.worker import ROUNDS
 from gpusession.kube.client import KubeClient
 from gpusession.kube.writer import KubeWriter
 from gpusession.metrics import RECONCILES
+from gpusession.rules.conditions import timestamp
 
 
 class Visits:
@@ -72,7 +73,9 @@ async def active(cluster: Cluster, rig: ControllerRig, name: str, **status: Any)
     pod = await cluster.pod(name)
     session = await cluster.session(name, finalizers=(FINALIZER,))
     fields = {"pod_uid": pod.metadata.uid, "node_name": "nowhere", "node_uid": None} | status
-    wanted = msgspec.structs.replace(make_status(Phase.ACTIVE), **fields)
+    since = timestamp(utc_now())  # the lifetime counts from here
+    bound = msgspec.structs.replace(make_status(Phase.ACTIVE), active_since=since)
+    wanted = msgspec.structs.replace(bound, **fields)
     return await KubeWriter(rig.client).record_status(session.metadata, wanted)
 
 

@@ -23,7 +23,8 @@ from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.deadlines import DeadlineStore
 from gpusession.store.gateways import GatewayRegistry
-from gpusession.store.sessions import Claim, RecordState, SessionStore
+from gpusession.store.pulse import Pulse
+from gpusession.store.sessions import Claim, Proof, RecordState, SessionStore
 
 ROUNDS = 200
 GRACE = timedelta(seconds=20)
@@ -43,10 +44,15 @@ async def beat(client: RedisClient) -> Answer:
     return (await ClientStore(client).beats([(UID, TOKEN)], GATEWAY))[0]
 
 
-async def claim(client: RedisClient, to: RecordState, counter: int | None) -> Claim:
+async def claim(
+    client: RedisClient, to: RecordState, counter: int | None, *, watch: Proof | None = None
+) -> Claim:
     """Claim, after a moment."""
     await asyncio.sleep(random.random() / 1000)  # noqa: S311
-    return await SessionStore(client).claim(UID, to=to, why=LOST, grace=GRACE, counter=counter)
+    watch = watch or (await Pulse(client).tick()).proof
+    return await SessionStore(client).claim(
+        UID, to=to, why=LOST, grace=GRACE, counter=counter, watch=watch
+    )
 
 
 async def round_of(
@@ -76,9 +82,10 @@ async def test_of_beat_and_claim_exactly_one_wins(
 async def test_of_two_claims_both_are_the_same(client: RedisClient, other: RedisClient) -> None:
     """A claim that is repeated, by whoever, is one claim and one event."""
     await open_with_token(client)
+    watch = (await Pulse(client).tick()).proof
 
     won = await asyncio.gather(
-        *(claim(each, RecordState.RELEASING, 0) for each in (client, other) * 10)
+        *(claim(each, RecordState.RELEASING, 0, watch=watch) for each in (client, other) * 10)
     )
 
     assert set(won) == {Claim.WON}

@@ -1,5 +1,6 @@
 """How a record's end is claimed, taken back, marked and forgotten, in real servers."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -22,7 +23,8 @@ from gpusession.api.session import Reason
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer, ClientStore
-from gpusession.store.sessions import Claim, RecordState, SessionStore
+from gpusession.store.pulse import Pulse
+from gpusession.store.sessions import Claim, Proof, RecordState, SessionStore
 
 GRACE = timedelta(seconds=20)
 LOST = Reason.HEARTBEAT_LOST
@@ -30,8 +32,46 @@ PENDING, RELEASING = RecordState.PENDING, RecordState.RELEASING
 
 
 async def claim(client: RedisClient, to: RecordState, counter: int | None = 0) -> Claim:
-    """Claim the record of the tests for silence."""
-    return await SessionStore(client).claim(UID, to=to, why=LOST, grace=GRACE, counter=counter)
+    """Claim the record of the tests for silence, by a watch that is unbroken."""
+    watch = (await Pulse(client).tick()).proof
+    return await SessionStore(client).claim(
+        UID, to=to, why=LOST, grace=GRACE, counter=counter, watch=watch
+    )
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        pytest.param(lambda tick: Proof(tick.number + 1, tick.writer), id="an older copy"),
+        pytest.param(lambda tick: Proof(tick.number, "another"), id="another leader's"),
+    ],
+)
+async def test_claim_is_refused_by_a_server_that_forgot_the_watch(
+    client: RedisClient, proof: Callable[[Proof], Proof]
+) -> None:
+    """What was judged is not what this server has."""
+    await open_record(client)
+    watch = proof((await Pulse(client).tick()).proof)
+
+    answer = await SessionStore(client).claim(
+        UID, to=RELEASING, why=LOST, grace=GRACE, counter=0, watch=watch
+    )
+
+    assert answer is Claim.REWOUND
+    assert (await read_record(client)).state is RecordState.ACTIVE
+
+
+async def test_claim_on_a_wiped_server_is_refused(client: RedisClient) -> None:
+    """It knows no tick at all."""
+    watch = (await Pulse(client).tick()).proof
+    await client.call("FLUSHALL")
+    await open_record(client)
+
+    answer = await SessionStore(client).claim(
+        UID, to=RELEASING, why=LOST, grace=GRACE, counter=None, watch=watch
+    )
+
+    assert answer is Claim.REWOUND
 
 
 async def test_end_that_waits_is_written_and_told(client: RedisClient) -> None:
@@ -119,7 +159,7 @@ async def test_claim_may_be_repeated(client: RedisClient, state: str, to: Record
 async def test_claim_makes_no_record(client: RedisClient, to: RecordState) -> None:
     """What Redis lost is no evidence."""
     assert await claim(client, to) is Claim.MISSING
-    assert await client.call("KEYS", "*") == []
+    assert await client.call("KEYS", "*") == [keys.TICK.encode()]
 
 
 @pytest.mark.parametrize("damage", [{"state": "asleep"}, {"n": "x"}])
@@ -189,7 +229,7 @@ async def test_what_is_gone_stays_gone(client: RedisClient) -> None:
 async def test_reopen_makes_no_record(client: RedisClient) -> None:
     """Only open does."""
     assert not await SessionStore(client).reopen(UID)
-    assert await client.call("KEYS", "*") == []
+    assert await client.call("KEYS", "*") == [keys.TICK.encode()]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 -- Take the one right to end a Session, or to let its end begin.
--- KEYS[1] the record  [2] the deadlines  [3] the events
--- ARGV    uid, state to reach (pending or releasing), why, grace, counter as seen ('' = any)
--- Returns won, returned (it was heard since) or missing.
+-- KEYS[1] the record  [2] the deadlines  [3] the events  [4] the tick
+-- ARGV    uid, state to reach (pending or releasing), why, grace, counter as seen ('' = any),
+--         our last tick and who wrote it
+-- Returns won, returned (it was heard since), missing, or rewound: this is not the server, or
+--         not the state of it, on which the claim was judged.
 -- Atomic: of a claim and a returning client exactly one wins, so look and write are one.
 -- include clock
 -- include record
 -- include events
 local LEASE = 30000
 local RANK = {active = 0, pending = 1, releasing = 2, gone = 3}
-local uid, to, why, grace, counter = unpack(ARGV)
+local uid, to, why, grace, counter, number, writer = unpack(ARGV)
+local n, by = unpack(redis.call('HMGET', KEYS[4], 'n', 'by'))
+if by ~= writer or (tonumber(n or nil) or 0) < tonumber(number) then
+  return 'rewound'
+end
 local record = read(KEYS[1], {'state', 'n'})
 local rank = record and RANK[record.state]
 if not rank then
