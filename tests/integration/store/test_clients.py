@@ -23,7 +23,7 @@ from tests.support.records import (
 from gpusession.api.session import Reason
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
-from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.sessions import PAGE, RecordState
 
 ZERO = timedelta(0)
@@ -99,6 +99,15 @@ async def test_busy_lease_lasts_from_now(client: RedisClient) -> None:
     assert record.busy == record.act + timedelta(minutes=10)
 
 
+async def test_plain_activity_is_no_lease(client: RedisClient) -> None:
+    """Who says nothing of being busy is not busy."""
+    await open_with_token(client)
+
+    await act(ClientStore(client))
+
+    assert (await read_record(client)).busy is None
+
+
 async def test_shorter_lease_takes_nothing_back(client: RedisClient) -> None:
     """Of two busy clients the longer one counts, and a plain activity ends no lease."""
     await open_with_token(client)
@@ -125,6 +134,14 @@ async def test_return_calls_the_end_off(client: RedisClient, verb: Verb, why: Re
     assert (answer, record.state) == (Answer.RETURNED, RecordState.ACTIVE)
     assert (record.why, record.until, record.dc) == (None, None, None)
     assert await news(client) == [("returned", UID)]
+
+
+async def test_active_session_has_nothing_to_return_from(client: RedisClient) -> None:
+    """A reason that was left behind calls nothing off."""
+    await open_with_token(client)
+    await bend(client, why=Reason.HEARTBEAT_LOST)
+
+    assert await beat(ClientStore(client)) is Answer.OK
 
 
 @LIFE_SIGNS
@@ -238,7 +255,8 @@ async def test_beat_touches_no_deadline(client: RedisClient, verb: Verb) -> None
 
 @LIFE_SIGNS
 @pytest.mark.parametrize(
-    ("left", "slides"), [(TOKEN_LIFE, False), (timedelta(minutes=24), True), (ZERO, True)]
+    ("left", "slides"),
+    [(timedelta(minutes=26), False), (timedelta(minutes=24), True), (ZERO, True)],
 )
 async def test_token_slides_when_little_is_left(
     client: RedisClient, verb: Verb, left: timedelta, slides: bool

@@ -108,6 +108,18 @@ async def test_too_many_tokens_push_out_the_first_to_expire(client: RedisClient)
     assert (await beat(client), await beat(client, "63")) == (Answer.TOKEN_UNKNOWN, Answer.OK)
 
 
+async def test_repeated_grant_pushes_nobody_out(client: RedisClient) -> None:
+    """A full house that lets one in who is there already stays as it is."""
+    await open_record(client)
+    clients = ClientStore(client)
+    for number in range(64):
+        await clients.mint(UID, f"{number}", TOKEN_LIFE)
+
+    await clients.mint(UID, "5", TOKEN_LIFE)
+
+    assert await client.call("HLEN", keys.tokens(UID)) == 64
+
+
 async def test_token_opens_no_other_session(client: RedisClient) -> None:
     """A token is good for one uid."""
     await open_with_token(client)

@@ -163,11 +163,15 @@ async def test_late_beat_is_told_once(client: RedisClient) -> None:
 
 async def test_beat_that_is_not_late_is_silent(client: RedisClient) -> None:
     """Just before that, nothing is told, and the next look is when it would be late."""
-    await open_record(client)
-    await set_ago(client, hb=40_000, first=HOUR)
+    slow = {
+        "heartbeat_period": timedelta(seconds=100),
+        "heartbeat_threshold": timedelta(seconds=300),
+    }
+    await open_record(client, liveness=liveness(**slow))
+    await set_ago(client, hb=142_000, first=HOUR)
 
     assert await due(client) == []
-    assert await next_look(client) == pytest.approx(5000, abs=4000)
+    assert 0 < await next_look(client) <= 8000
 
 
 async def test_nothing_is_late_in_the_first_half_of_the_first_threshold(

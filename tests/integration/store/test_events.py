@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from tests.support.records import UID, open_record
 from tests.support.redis_server import RedisServer
 
 from gpusession.errors import StoreUnavailable
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.events import GROUP, Event, EventBus, EventKind
+from gpusession.store.sessions import SessionStore
 
 CLOSE, GONE = EventKind.CLOSE, EventKind.GONE
 
@@ -120,6 +122,12 @@ async def test_done_events_do_not_come_again(
     assert pending[0] == 1
 
 
+async def fill(client: RedisClient) -> None:
+    """Write more events than are kept."""
+    many = "for i=1,12000 do redis.call('XADD',KEYS[1],'*','kind','close','uid','u') end"
+    await client.call("EVAL", many, 1, keys.EVENTS)
+
+
 @pytest.mark.parametrize("loss", [("FLUSHALL",), ("XGROUP", "DESTROY", keys.EVENTS, GROUP)])
 async def test_lost_group_is_made_anew(
     client: RedisClient, bus: EventBus, ear: EventBus, loss: tuple[str, ...]
@@ -179,10 +187,19 @@ async def test_unknown_kind_is_passed_over(
 
 async def test_stream_is_bounded(client: RedisClient, bus: EventBus) -> None:
     """Nobody reads the events of last week."""
-    pairs = "for i=1,12000 do redis.call('XADD',KEYS[1],'*','kind','close','uid','u') end"
-    await client.call("EVAL", pairs, 1, keys.EVENTS)
+    await fill(client)
 
     await bus.publish(CLOSE, "u")
+
+    assert await client.call("XLEN", keys.EVENTS) < 10_200
+
+
+async def test_scripts_keep_the_stream_bounded_too(client: RedisClient) -> None:
+    """Most events come from them."""
+    await open_record(client)
+    await fill(client)
+
+    await SessionStore(client).revoke(UID)
 
     assert await client.call("XLEN", keys.EVENTS) < 10_200
 

@@ -103,6 +103,14 @@ async def test_nobody_enters_another_users_list(client: RedisClient) -> None:
 
     await open_record(client, user="bob")
 
+    assert await client.call("EXISTS", keys.user("bob")) == 0
+
+
+async def test_strange_entry_is_not_listed(client: RedisClient) -> None:
+    """The record says whose it is, whatever the list of uids says."""
+    await open_record(client)
+    await client.call("SADD", keys.user("bob"), UID)
+
     assert await ClientStore(client).of_user("bob", None) == []
 
 

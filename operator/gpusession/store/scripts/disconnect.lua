@@ -26,7 +26,7 @@ if not record then
   return 'missing'
 end
 local known = redis.call('HEXISTS', key, own) == 1
-if not known or redis.call('HINCRBY', key, own, -1) <= 0 then
+if redis.call('HINCRBY', key, own, -1) <= 0 then
   redis.call('HDEL', key, own)
   redis.call('SREM', KEYS[5], uid)
 end

@@ -12,7 +12,7 @@ for i, key in ipairs(KEYS) do
   if record then
     noted = noted + 1
     local since = math.min(record.gpusince, now)
-    if since == 0 or now - record.gpuseen > GAP then
+    if now - record.gpuseen > GAP then
       since = now
     end
     redis.call('HSET', key, 'gpuseen', now, 'gpusince', since)
