@@ -16,10 +16,10 @@ from gpusession.store.sessions import milliseconds
 LEASE = timedelta(seconds=30)
 """For whoever acts on what is due: longer than any single step of it."""
 
-PAGE = 150
-"""Records looked at per script call: at 12 to 18 us each below 3 ms of the server's one thread."""
+PAGE = 100
+"""Records looked at per script call: at 20 us each, among 100,000, 2 ms of the server's thread."""
 
-MOST_PAGES = 60
+MOST_PAGES = 90
 """9,000 looks per call: 100,000 Sessions that beat need some 2,500 looks per second."""
 
 CLAIM = "claim"

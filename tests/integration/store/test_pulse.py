@@ -74,6 +74,29 @@ async def test_emptied_server_breaks_the_row(client: RedisClient) -> None:
     assert (tick.was_ours, tick.number) == (False, 1)
 
 
+async def test_same_number_of_another_looker_is_not_ours(client: RedisClient) -> None:
+    """After a loss another leader may have counted as far as we had."""
+    ours, theirs = Pulse(client), Pulse(client)
+    await ours.tick()
+    await client.call("FLUSHALL")
+    await theirs.tick()
+
+    assert not (await ours.tick()).was_ours
+
+
+async def test_look_that_was_refused_breaks_the_row(client: RedisClient) -> None:
+    """Even where nothing was written: there was a moment in which we could not see."""
+    pulse = Pulse(client)
+    await pulse.tick()
+    await client.call("RENAME", keys.TICK, "aside")
+    await client.call("SET", keys.TICK, "x")
+    with pytest.raises(StoreUnavailable):
+        await pulse.tick()
+    await client.call("RENAME", "aside", keys.TICK)
+
+    assert not (await pulse.tick()).was_ours
+
+
 async def test_restarted_server_is_another(
     own_server: RedisServer, own_client: RedisClient
 ) -> None:
