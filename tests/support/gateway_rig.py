@@ -20,6 +20,7 @@ from tests.support.records import LIFETIME, liveness
 from gpusession import tokens
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import Record, RecordState, SessionStore
 
 NAMESPACE = "ns"
@@ -179,9 +180,13 @@ class Desk:
 
     async def pending(self, known: Known, why: str, *, grace: float = 60.0) -> None:
         """Have its end begin, as the controller does."""
-        lasts = timedelta(seconds=grace)
         await self.sessions.claim(
-            known.uid, to=RecordState.PENDING, why=why, grace=lasts, counter=None
+            known.uid,
+            to=RecordState.PENDING,
+            why=why,
+            grace=timedelta(seconds=grace),
+            counter=None,
+            watch=(await Pulse(self.redis).tick()).proof,
         )
 
     async def call(self, method: str, path: str, known: Known | None = None, **more: Any) -> Reply:

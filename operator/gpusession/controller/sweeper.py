@@ -19,7 +19,7 @@ from gpusession.controller.queue import Priority
 from gpusession.controller.sessions import SessionCache
 from gpusession.errors import StoreUnavailable
 from gpusession.metrics import GATEWAYS_LAPSED, REDIS_UP, SWEEP_SECONDS, WATCH_BREAKS
-from gpusession.rules.continuity import Tick, Tolerances, Watch, restarted, watched
+from gpusession.rules.continuity import Break, Tick, Tolerances, Watch, restarted, watched
 from gpusession.rules.expiry import heartbeat_period, heartbeat_threshold, idle_timeout
 from gpusession.store.deadlines import DeadlineStore, Due, DueKind
 from gpusession.store.gateways import GatewayRegistry
@@ -130,6 +130,8 @@ class Sweeper:
         self._proof = seen.proof
         REDIS_UP.set(1)
         self._take_in(tick)
+        if self._watch.broken_by is Break.CLOCK:
+            await self._deadlines.look_at_all()
         await self._help_the_abandoned(seen.lapsed)
         for row in await self._deadlines.due(AT_ONCE):
             await self._take(row)

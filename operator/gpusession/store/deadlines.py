@@ -74,6 +74,13 @@ class DeadlineStore:
                 break
         return found
 
+    async def look_at_all(self) -> None:
+        """Have every record looked at soon: the server's clock was moved under their times.
+
+        One command, 0.1 s of the server's thread per 100,000 records.
+        """
+        await self._client.call("ZUNIONSTORE", keys.DEADLINES, 1, keys.DEADLINES, "WEIGHTS", 0)
+
     async def postpone(self, uid: str, until: datetime) -> None:
         """Look again at that time of the server's clock; only at what is looked at anyway."""
         score = milliseconds(until - datetime.fromtimestamp(0, UTC))

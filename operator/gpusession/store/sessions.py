@@ -151,7 +151,7 @@ class SessionStore:
         """Make sure that the record is there and whole, and watched as `liveness` asks.
 
         What an existing record says stands, its beats above all: an open that comes late
-        or twice takes nothing back. `lifetime` counts from now where `cap` is missing.
+        or twice takes nothing back. `lifetime` is what is left of it now.
         A heartbeat that the spec changes gets a whole threshold and delay anew.
         """
         limits = (milliseconds(lifetime), milliseconds(KEEP))

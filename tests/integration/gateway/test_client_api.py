@@ -7,6 +7,7 @@ import pytest
 from tests.support.gateway_rig import Desk, Known
 
 from gpusession import tokens
+from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import RecordState
 
 VERBS = ("heartbeat", "activity", "refresh", "close")
@@ -111,6 +112,7 @@ async def test_a_close_waits_for_the_controllers_word(front: Desk) -> None:
         why="ExplicitClose",
         grace=timedelta(0),
         counter=None,
+        watch=(await Pulse(front.redis).tick()).proof,
     )
 
     assert (await closing).status == 200

@@ -8,6 +8,7 @@ from tests.support.records import UID, open_record, read_record
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.identities import IdentityStore
+from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import RecordState, SessionStore
 
 DIGEST = hashlib.sha256(b"token").hexdigest()
@@ -33,7 +34,12 @@ async def test_a_session_that_ends_soon_is_told_with_reason_and_time(client: Red
     await open_record(client)
     await ClientStore(client).mint(UID, DIGEST, TOKEN_LIFE)
     await SessionStore(client).claim(
-        UID, to=RecordState.PENDING, why="Idle", grace=timedelta(minutes=1), counter=None
+        UID,
+        to=RecordState.PENDING,
+        why="Idle",
+        grace=timedelta(minutes=1),
+        counter=None,
+        watch=(await Pulse(client).tick()).proof,
     )
 
     look = await IdentityStore(client).look(UID, DIGEST)

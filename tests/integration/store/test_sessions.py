@@ -76,15 +76,29 @@ async def test_session_without_user_has_none(client: RedisClient) -> None:
 
 
 async def test_second_open_changes_nothing(client: RedisClient) -> None:
-    """A late open takes back no beat, no state and no cap."""
+    """A late open takes back no beat and no state; the rest of the lifetime is as it says."""
     await open_record(client)
     key = keys.record(UID)
-    await client.call("HSET", key, "hb", 5, "act", 4, "cap", 4102444800000, "state", "releasing")
+    await client.call("HSET", key, "hb", 5, "act", 4, "state", "releasing")
     before = await client.call("HGETALL", key)
 
     await open_record(client, user="bob", node="n2", lifetime=timedelta(hours=1))
 
-    assert await client.call("HGETALL", key) == before
+    after = await client.call("HGETALL", key)
+    assert {k for k in before if after[k] != before[k]} == {b"cap"}
+
+
+async def test_open_follows_a_lifetime_that_the_spec_changes(client: RedisClient) -> None:
+    """Tokens may slide as far as the Session may live; the record and its name last as long."""
+    await open_record(client, lifetime=timedelta(hours=1))
+    before = await read_record(client)
+
+    await open_record(client, lifetime=timedelta(hours=9))
+
+    record = await read_record(client)
+    assert timedelta(hours=8) <= record.cap - before.cap < timedelta(hours=8, minutes=1)
+    name = keys.name(record.ns, record.name)
+    assert await client.call("PEXPIRETIME", name) == (record.cap + KEEP).timestamp() * 1000
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
@@ -98,7 +112,8 @@ async def test_open_repairs_a_missing_field(client: RedisClient, field: str) -> 
     await open_record(client)
 
     after = await client.call("HGETALL", key)
-    fresh = {field.encode(), b"first"}  # a threshold that was not known begins now
+    # A threshold that was not known begins now; what is left of the lifetime is told anew.
+    fresh = {field.encode(), b"first", b"cap"}
     assert after.keys() == before.keys()
     assert {k for k in before if after[k] != before[k]} <= fresh
 

@@ -21,7 +21,8 @@ end
 -- In the order of use: a small hash is searched from its beginning.
 redis.call('HSETNX', KEYS[1], 'state', ARGV[6])
 default('rev', 0)
-local cap = default('cap', now + ARGV[7])
+local cap = now + ARGV[7]  -- counted from the Session, whose spec may change
+redis.call('HSET', KEYS[1], 'cap', cap)
 default('hb', now)
 default('n', now)  -- never what a lost record had counted: a claim on that one must fail
 default('dc', 0)
@@ -47,10 +48,9 @@ end
 local ends = cap + ARGV[8]
 redis.call('PEXPIREAT', KEYS[1], ends)
 redis.call('ZADD', KEYS[2], 'LT', now, ARGV[1])
-if created == 1 then
+local namesake = redis.call('GET', KEYS[3])
+if created == 1 or not namesake or namesake == ARGV[1] then
   redis.call('SET', KEYS[3], ARGV[1], 'PXAT', ends)
-else
-  redis.call('SET', KEYS[3], ARGV[1], 'NX', 'PXAT', ends)
 end
 if KEYS[4] and redis.call('HGET', KEYS[1], 'user') == ARGV[4] then
   redis.call('SADD', KEYS[4], ARGV[1])
