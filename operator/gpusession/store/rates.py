@@ -43,6 +43,7 @@ class RateStore:
         self._client = client
         self._windows = windows
         self._timeout = timeout.total_seconds()
+        self._permits = asyncio.Semaphore(_CONNECTIONS)  # the pool itself refuses who is too many
 
     async def take(self, rates: Mapping[str, Rate]) -> timedelta:
         """Take one of each name, or none; returns how long to wait, zero if taken.
@@ -53,7 +54,7 @@ class RateStore:
         if wait:
             return wait
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self._permits:
                 return max([await self._enter_window(name, rates[name]) for name in rates])
         except (StorageError, TimeoutError) as error:
             raise StoreUnavailable("Redis gave no usable answer about a rate") from error

@@ -1,5 +1,6 @@
 """Rates over all gateways, counted in a real Redis."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -46,6 +47,13 @@ async def test_a_window_ends_what_bursts_add_up_to(rates: RateStore) -> None:
 
     assert taken[:3] == [timedelta(0)] * 3
     assert timedelta(0) < taken[3] <= timedelta(minutes=2)
+
+
+async def test_many_at_once_wait_for_each_other(rates: RateStore) -> None:
+    """All clients of a gateway that has gone come together."""
+    taken = await asyncio.gather(*(rates.take({"ns:a": OPEN}) for _ in range(100)))
+
+    assert taken == [timedelta(0)] * 100
 
 
 async def test_one_name_does_not_use_up_anothers(rates: RateStore) -> None:
