@@ -1,12 +1,13 @@
 """Gathers beats, so that Redis gets them by the hundred: one call for each tick.
 
 Beats of one client that wait together are one beat. While Redis hangs nothing piles up but
-one entry per client, and of those no more than a limit.
+one entry per client, and of those no more than a limit; whoever waits is told in time.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import islice
 
@@ -17,7 +18,30 @@ from gpusession.metrics import GATEWAY_FLUSH_SECONDS, GATEWAY_HEARTBEATS
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.tokens import Presented
 
+LOOKS = 20
+"""In the time that anyone waits: so much of it may be added."""
+
+LANES = 3
+"""Calls on their way at once: while Redis works on one, the next is made and the last told."""
+
 log = structlog.get_logger(__name__)
+
+
+class _Entry:
+    """One beat, and who waits for its answer."""
+
+    __slots__ = ("since", "waiting")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.waiting: list[asyncio.Future[Answer | None]] = []
+
+    def tell(self, answer: Answer | None) -> None:
+        """Answer all who still wait; None says that Redis gave no answer."""
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(answer)
+        self.waiting.clear()
 
 
 class BeatCoalescer:
@@ -31,23 +55,35 @@ class BeatCoalescer:
         tick: timedelta,
         batch: int,
         most: int,
+        patience: timedelta,
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._tick = tick.total_seconds()
         self._batch = batch
         self._most = most
-        self._waiting: dict[Presented, asyncio.Future[Answer | None]] = {}
+        self._patience = patience.total_seconds()
+        self._waiting: dict[Presented, _Entry] = {}
+        self._sent: dict[object, tuple[float, list[_Entry]]] = {}
+        """The calls that are on their way, with when each began."""
         self._some = asyncio.Event()
-        self._flushing_since: float | None = None
         self._slowest = 0.0
 
     async def beat(self, who: Presented) -> Answer:
         """Return what became of this beat, or of one that waited with it.
 
-        Whoever gives up waiting takes nothing back. Raises StoreUnavailable.
+        Whoever gives up waiting takes nothing back. Raises StoreUnavailable, in time: one
+        timer for all, since a timer for each costs as much as the rest of a beat.
         """
-        answer = await asyncio.shield(self._put(who))
+        entry = self._waiting.get(who)
+        if entry is None:
+            if len(self._waiting) >= self._most:
+                raise StoreUnavailable(f"{self._most} beats wait for Redis already")
+            entry = self._waiting[who] = _Entry(time.monotonic())
+            self._some.set()
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        entry.waiting.append(future)
+        answer = await future
         if answer is None:
             raise StoreUnavailable("Redis did not take the beat")
         return answer
@@ -55,12 +91,18 @@ class BeatCoalescer:
     def take_slowest(self) -> timedelta:
         """Give the longest call since this was last asked, one that still runs included."""
         now = time.monotonic()
-        running = 0.0 if self._flushing_since is None else now - self._flushing_since
-        slowest, self._slowest = max(self._slowest, running), 0.0
+        oldest = min((began for began, _ in self._sent.values()), default=now)
+        slowest, self._slowest = max(self._slowest, now - oldest), 0.0
         return timedelta(seconds=slowest)
 
     async def run(self) -> None:
         """Bring what waits to Redis, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_late())
+            for _ in range(LANES):
+                tasks.create_task(self._bring())
+
+    async def _bring(self) -> None:
         while True:
             await self._some.wait()
             await asyncio.sleep(self._tick)
@@ -68,29 +110,39 @@ class BeatCoalescer:
             while self._waiting:
                 await self._flush()
 
-    def _put(self, who: Presented) -> asyncio.Future[Answer | None]:
-        waiting = self._waiting.get(who)
-        if waiting is None:
-            if len(self._waiting) >= self._most:
-                raise StoreUnavailable(f"{self._most} beats wait for Redis already")
-            waiting = self._waiting[who] = asyncio.get_running_loop().create_future()
-            self._some.set()
-        return waiting
-
     async def _flush(self) -> None:
-        batch = {who: self._waiting.pop(who) for who in [*islice(self._waiting, self._batch)]}
-        answers: list[Answer | None]
-        self._flushing_since = started = time.monotonic()
+        page = [*islice(self._waiting, self._batch)]
+        entries = [self._waiting.pop(who) for who in page]
+        answers: list[Answer] | list[None]
+        started = time.monotonic()
+        call = object()
+        self._sent[call] = started, entries
         try:
-            answers = [*await self._store.beats([*batch], self._gateway())]
+            answers = await self._store.beats(page, self._gateway())
         except StoreUnavailable as error:
-            log.warning("beats not taken", beats=len(batch), error=str(error))
-            answers = [None] * len(batch)
+            log.warning("beats not taken", beats=len(page), error=str(error))
+            answers = [None] * len(page)
         finally:
-            self._flushing_since = None
+            del self._sent[call]
         took = time.monotonic() - started
         self._slowest = max(self._slowest, took)
         GATEWAY_FLUSH_SECONDS.observe(took)
-        for waiting, answer in zip(batch.values(), answers, strict=True):
-            GATEWAY_HEARTBEATS.labels(answer or "unavailable").inc()
-            waiting.set_result(answer)
+        for entry, answer in zip(entries, answers, strict=True):
+            entry.tell(answer)
+        for result, number in Counter(answers).items():
+            GATEWAY_HEARTBEATS.labels(result or "unavailable").inc(number)
+
+    async def _tell_late(self) -> None:
+        """Let nobody wait for longer than their patience; their beats stay where they are."""
+        while True:
+            await asyncio.sleep(self._patience / LOOKS)
+            before = time.monotonic() - self._patience
+            for entries in (*(sent for _, sent in self._sent.values()), self._waiting.values()):
+                _tell_older(entries, before)
+
+
+def _tell_older(entries: Iterable[_Entry], before: float) -> None:
+    for entry in entries:
+        if entry.since > before:
+            return  # the rest came later still
+        entry.tell(None)

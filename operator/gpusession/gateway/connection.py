@@ -46,6 +46,13 @@ MAX_UNREAD = 32 * 1024
 CANCELLABLE = frozenset({Reason.HEARTBEAT_LOST, Reason.DISCONNECTED, Reason.IDLE})
 """Ends that a client calls off by coming back."""
 
+_FRAMES = {
+    kind: GATEWAY_FRAMES.labels(kind.__name__.lower())
+    for kind in (Hello, Beat, Activity, Refresh, Close)
+}
+_PINGS, _PONGS, _OTHERS = map(GATEWAY_FRAMES.labels, ("ping", "pong", "other"))
+# Found once: to look a label up costs as much as to read the frame.
+
 log = structlog.get_logger(__name__)
 
 
@@ -167,25 +174,25 @@ class Connection:
             case WSMsgType.TEXT:
                 await self._take_frame(message.data)
             case WSMsgType.PING:
-                GATEWAY_FRAMES.labels("ping").inc()
+                _PINGS.inc()
                 await self._send(message.data, WSMsgType.PONG)
                 await self._beat_quietly()
             case WSMsgType.PONG:
-                GATEWAY_FRAMES.labels("pong").inc()
+                _PONGS.inc()
                 await self._beat_quietly()
             case _:
-                GATEWAY_FRAMES.labels("other").inc()
+                _OTHERS.inc()
                 await self._refuse(_not_understood("frames are text"))
 
     async def _take_frame(self, data: bytes) -> None:
         try:
             frame = decode_client_frame(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            GATEWAY_FRAMES.labels("other").inc()
+            _OTHERS.inc()
             # Without the decoder's words, which may quote the frame.
             await self._refuse(_not_understood("this is no frame that docs/clients.md knows"))
             return
-        GATEWAY_FRAMES.labels(type(frame).__name__.lower()).inc()
+        _FRAMES[type(frame)].inc()
         try:
             await self._act(frame)
         except (Refused, Retry) as error:

@@ -129,6 +129,7 @@ class _Gateway:
             tick=settings.beat_tick,
             batch=settings.beat_batch,
             most=settings.beats_waiting,
+            patience=settings.answer_timeout,
         )
         clients = Clients(
             store,

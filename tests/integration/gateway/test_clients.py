@@ -42,7 +42,12 @@ async def gateway(
     """Give the verbs of one gateway."""
     store = ClientStore(redis)
     coalescer = BeatCoalescer(
-        store, gateway=lambda: "gw", tick=timedelta(milliseconds=1), batch=200, most=10
+        store,
+        gateway=lambda: "gw",
+        tick=timedelta(milliseconds=1),
+        batch=200,
+        most=10,
+        patience=timedelta(seconds=0.5),
     )
     running = asyncio.create_task(coalescer.run())
     yield Clients(

@@ -17,6 +17,8 @@ from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.tokens import Presented
 
+PATIENCE = timedelta(seconds=1)
+
 
 @asynccontextmanager
 async def coalescer(redis: RedisClient, *, most: int = 1000) -> AsyncIterator[BeatCoalescer]:
@@ -27,6 +29,7 @@ async def coalescer(redis: RedisClient, *, most: int = 1000) -> AsyncIterator[Be
         tick=timedelta(milliseconds=10),
         batch=200,
         most=most,
+        patience=PATIENCE,
     )
     running = asyncio.create_task(made.run())
     yield made
@@ -109,16 +112,41 @@ async def test_while_redis_hangs_only_so_many_wait(
         assert await beats.beat(known[2]) is Answer.OK
 
 
+async def test_nobody_waits_longer_than_their_patience(
+    own_redis: RedisServer, patient: RedisClient
+) -> None:
+    """Whatever the time limit of a call is; the beat itself is not given up."""
+    who = await _known(patient, 1)
+    async with coalescer(patient) as beats:
+        own_redis.pause()
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await beats.beat(who)
+        took = time.monotonic() - started
+        own_redis.resume()
+        while not (await read_record(patient, who.uid)).n:
+            await asyncio.sleep(0.01)
+
+    assert took < PATIENCE.total_seconds() * 1.5
+
+
+@pytest.fixture
+async def patient(own_redis: RedisServer) -> AsyncIterator[RedisClient]:
+    """Give a client that waits longer than any caller."""
+    async with RedisClient(own_redis.url, timeout=timedelta(seconds=10)) as client:
+        yield client
+
+
 async def test_a_caller_that_gives_up_takes_no_beat_back(redis: RedisClient) -> None:
     """Its client has spoken; somebody else may wait for the same beat."""
     who = await _known(redis, 1)
     async with coalescer(redis) as beats:
         impatient = asyncio.ensure_future(beats.beat(who))
-        patient = asyncio.ensure_future(beats.beat(who))
+        stays = asyncio.ensure_future(beats.beat(who))
         await asyncio.sleep(0)
         impatient.cancel()
 
-        assert await patient is Answer.OK
+        assert await stays is Answer.OK
 
 
 async def test_http_callers_are_told_within_two_seconds(
