@@ -8,10 +8,12 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
 
 import aiohttp
 from tests.support.processes import Process, ProcessFailedError, free_port, wait_until
@@ -62,7 +64,7 @@ class GatewayProcess:
         self._process.start()
         try:
             wait_until(
-                lambda: "gateway serves" in self.log_text(),
+                lambda: "gateway serves" in self.log_text() and self._is_ready(),
                 timeout=20,
                 what="the gateway",
                 processes=[self._process],
@@ -75,6 +77,13 @@ class GatewayProcess:
     def __exit__(self, *_: object) -> None:
         self._process.resume()
         self._process.stop()
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"{self.probes}/readyz", timeout=5) as answer:  # noqa: S310 - http
+                return answer.status == HTTPStatus.OK
+        except OSError:
+            return False
 
     @property
     def process(self) -> Process:
@@ -103,6 +112,8 @@ class Known:
     uid: str
     name: str
     token: str
+    counter: int = 0
+    """Where its record's counter began."""
 
     @property
     def digest(self) -> str:
@@ -149,6 +160,7 @@ class Desk:
         token = tokens.mint(uid)
         known = Known(uid, name, token.text)
         await self.reopen(known, user=user, **changed)
+        known = replace(known, counter=(await self.record(known)).n)
         grant = await self.clients.mint(uid, token.digest, TOKEN_LIFE)
         assert grant.answer is Answer.OK
         return known
@@ -177,6 +189,10 @@ class Desk:
         sighting = await self.sessions.read(known.uid)
         assert sighting is not None
         return sighting.record
+
+    async def signs(self, known: Known) -> int:
+        """Count the signs of life since its record was opened."""
+        return (await self.record(known)).n - known.counter
 
     async def pending(self, known: Known, why: str, *, grace: float = 60.0) -> None:
         """Have its end begin, as the controller does."""

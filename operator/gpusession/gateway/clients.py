@@ -56,7 +56,7 @@ class Clients:
         self._verified = verified
         self._lease = lease
         self._is_gone = is_gone
-        self._seconds = answer_timeout.total_seconds()
+        self._answer_timeout = answer_timeout
 
     def require(self, who: Presented, answer: Answer) -> None:
         """Return for a client that was heard; raise what is to be said to any other.
@@ -117,7 +117,10 @@ class Clients:
         memory = self._verified.recall(who)
         if memory is None:
             return False
-        answer = await self._store.heal(*who, expires_in=memory.lasts, verified_ago=memory.ago)
+        # Redis reads its clock when it gets to this call, up to a whole timeout from now. Without
+        # that on top, a record rebuilt just after the verification would pass for the older one.
+        ago = memory.ago + self._answer_timeout
+        answer = await self._store.heal(*who, expires_in=memory.lasts, verified_ago=ago)
         log.info("token put back", uid=who.uid, answer=answer)
         return answer is Answer.OK
 
@@ -136,11 +139,12 @@ class Clients:
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
+        seconds = self._answer_timeout.total_seconds()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError as error:
-            raise StoreUnavailable(f"Redis gave no answer within {self._seconds:g} s") from error
+            raise StoreUnavailable(f"Redis gave no answer within {seconds:g} s") from error
 
 
 def _itself(answer: Answer) -> Answer:

@@ -49,7 +49,7 @@ async def test_who_is_refused_for_being_too_many_has_beaten_all_the_same(
     async with front.socket(inside), front.socket(inside):
         await _refused(front, outside)
 
-    assert (await front.record(outside)).n == 1
+    assert await front.signs(outside) == 1
 
 
 async def test_too_many_connects_of_a_user_are_refused_with_a_time(

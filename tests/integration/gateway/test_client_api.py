@@ -28,7 +28,7 @@ async def test_a_heartbeat_is_recorded_and_tells_how_the_session_stands(front: D
 
     assert reply.status == 200
     assert reply.body == {"namespace": "ns", "name": known.name, "phase": "Active"}
-    assert (await front.record(known)).n == 1
+    assert await front.signs(known) == 1
 
 
 async def test_a_heartbeat_calls_an_end_off(front: Desk) -> None:
@@ -74,7 +74,7 @@ async def test_an_activity_that_makes_no_sense_counts_for_nothing(front: Desk, b
     reply = await front.call("POST", "/v1/activity", known, data=body)
 
     assert reply.reason == (400, "BadRequest")
-    assert (await front.record(known)).n == 0
+    assert await front.signs(known) == 0
 
 
 async def test_a_refreshed_token_works_and_the_old_one_for_a_minute(front: Desk) -> None:
@@ -150,7 +150,7 @@ async def test_a_token_of_another_session_is_refused_and_counts_for_nothing(
     reply = await front.call("POST", f"/v1/{verb}", known, headers=headers)
 
     assert reply.reason == (403, "WrongSession")
-    assert (await front.record(known)).n == 0
+    assert await front.signs(known) == 0
 
 
 async def test_a_made_up_secret_is_unknown_and_raises_a_doubt(front: Desk) -> None:

@@ -80,6 +80,23 @@ async def test_every_verb_heals_a_token_that_was_verified_here(
         assert (await IdentityStore(redis).look(*WHO)).answer is Answer.OK
 
 
+async def test_a_heal_that_is_slow_heals_all_the_same(
+    own_redis: RedisServer, redis: RedisClient
+) -> None:
+    """The record was rebuilt at once after the beat, and the call for the token hangs."""
+    async with gateway(redis) as clients:
+        await clients.beat(WHO)
+        await redis.call("FLUSHALL")
+        await open_record(redis, uid=UID)
+        await asyncio.sleep(0.01)
+        own_redis.pause()
+        late = asyncio.ensure_future(clients.close(WHO))
+        await asyncio.sleep(0.2)
+        own_redis.resume()
+
+        assert await late is Answer.OK
+
+
 async def test_a_token_that_was_never_verified_here_is_not_healed(redis: RedisClient) -> None:
     """Anybody can make one up; it leaves a doubt for the controller."""
     async with gateway(redis) as clients:
@@ -93,6 +110,7 @@ async def test_a_token_that_was_never_verified_here_is_not_healed(redis: RedisCl
 async def test_a_token_that_the_same_record_lost_stays_lost(redis: RedisClient) -> None:
     """It was taken away on purpose, and memory must not give it back."""
     async with gateway(redis) as clients:
+        await asyncio.sleep(0.6)  # beyond the answer timeout, which counts on top
         await clients.beat(WHO)
         await redis.call("HDEL", f"gs:t:{UID}", WHO.digest)
 

@@ -10,7 +10,7 @@ from tests.support.redis_server import RedisServer
 
 from gpusession.store.gateways import GatewayRegistry
 
-TTL = timedelta(seconds=1)
+TTL = timedelta(seconds=2)
 SHORT = {"lease_ttl": TTL, "redis_timeout": timedelta(seconds=0.2)}
 
 

@@ -99,7 +99,7 @@ async def test_a_hello_for_another_session_is_not_yours(front: Desk) -> None:
         answer = await socket.ask("hello", token=known.token, session="ns/another")
 
         assert (answer["reason"], await socket.closed()) == ("WrongSession", 4403)
-    assert (await front.record(known)).n == 0
+    assert await front.signs(known) == 0
 
 
 @pytest.mark.parametrize(
