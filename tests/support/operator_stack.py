@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support import assets, nvml_simulator, session_api
+from tests.support import assets, nvml_simulator, session_api, stack_gateway
 from tests.support.control_plane import ControlPlane
 from tests.support.pki import Certificate
 from tests.support.processes import Process, free_port, wait_until
 from tests.support.progress import progress
 from tests.support.redis_server import RedisServer
 from tests.support.simulated_node.program import KubeletProgram
+from tests.support.stack_gateway import StackGateway
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.toolchain import REPOSITORY, cache_root
 
 HOST = "127.0.0.1"
@@ -67,8 +69,9 @@ class Node:
 class OperatorStack:
     """Everything started, in order, by the with block; stopped in reverse.
 
-    `controller_settings` and `agent_settings` are further GPUSESSION_* values, without the
-    prefix. With `keep`, the work directory stays after the end.
+    `controller_settings`, `agent_settings` and `gateway_settings` are further GPUSESSION_*
+    values, without the prefix. With `links`, controller and gateways reach the records by
+    links of their own, which a test can cut: `records_link` and each gateway's `link`.
     """
 
     def __init__(
@@ -78,6 +81,9 @@ class OperatorStack:
         workdir: Path | None = None,
         controller_settings: Mapping[str, str] | None = None,
         agent_settings: Mapping[str, str] | None = None,
+        gateways: int = 0,
+        gateway_settings: Mapping[str, str] | None = None,
+        links: bool = False,
     ) -> None:
         self._owns_workdir = workdir is None
         self.workdir = workdir or Path(tempfile.mkdtemp(prefix="gpusession-stack-"))
@@ -88,6 +94,11 @@ class OperatorStack:
         self._names = nodes
         self._controller_settings = dict(controller_settings or {})
         self._agent_settings = dict(agent_settings or {})
+        self._gateways = gateways
+        self._gateway_settings = dict(gateway_settings or {})
+        self.gateways: list[StackGateway] = []
+        self.records_link: TcpProxy | None = None
+        self._links = links
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,7 +123,10 @@ class OperatorStack:
             session_api.install(self.plane)
         self.records = self._undo.enter_context(RedisServer(binary, self.workdir / "records"))
         self.state = self._undo.enter_context(RedisServer(binary, self.workdir / "state"))
-        with progress(f"starting {len(self._names)} simulated nodes, their agents, the controller"):
+        if self._links:
+            self.records_link = self.link_to_records()
+        parts = f"{len(self._names)} simulated nodes and agents, {self._gateways} gateways"
+        with progress(f"starting {parts}, the controller"):
             for name in self._names:
                 self._start_node(name)
             self.controller = self.controller_process(
@@ -120,9 +134,12 @@ class OperatorStack:
             )
             self._undo.callback(lambda: self.controller.stop(20))
             self.controller.start()
+            self._start_gateways()
             for name in self._names:
                 self.wait_agent_ready(name)
             self.wait_controller_ready()
+            for gateway in self.gateways:
+                self.wait_gateway_ready(gateway)
 
     def stop(self) -> None:
         """End everything; the order gives each program the chance to leave in good form."""
@@ -137,6 +154,14 @@ class OperatorStack:
     def wait_agent_ready(self, name: str) -> None:
         """Wait until a node's agent can see its GPUs."""
         self._wait_ready(self.nodes[name].agent, self.nodes[name].agent_metrics_port)
+
+    def wait_gateway_ready(self, gateway: StackGateway) -> None:
+        """Wait until a gateway reaches Redis and follows its events."""
+        self._wait_ready(gateway.process, gateway.metrics_port)
+
+    def link_to_records(self) -> TcpProxy:
+        """Give a link to the records' Redis; it ends with the stack."""
+        return self._undo.enter_context(TcpProxy(self.records.port))
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
         """Read one object as admin, or None when it does not exist."""
@@ -202,6 +227,35 @@ class OperatorStack:
             cwd=REPOSITORY,
         )
 
+    def _start_gateways(self) -> None:
+        if not self._gateways:
+            return
+        stack_gateway.install(self.plane)
+        kubeconfig = self.plane.kubeconfig_for_service_account(
+            SYSTEM, stack_gateway.ACCOUNT, self.workdir / "accounts"
+        )
+        for number in range(self._gateways):
+            link = self.link_to_records() if self._links else None
+            redis_port = self.records.port if link is None else link.port
+            port, metrics_port = free_port(), free_port()
+            environment = {
+                "IDENTITY": f"gateway-{number}",
+                "KUBECONFIG": str(kubeconfig),
+                "LISTEN_HOST": HOST,
+                "PORT": str(port),
+                "METRICS_PORT": str(metrics_port),
+                "REDIS_URL": f"redis://{HOST}:{redis_port}/0",
+            }
+            process = Process(
+                [sys.executable, "-m", "gpusession", "gateway"],
+                log=self.workdir / f"gateway-{number}.log",
+                env=_python_environment() | _settings(environment | self._gateway_settings),
+                cwd=REPOSITORY,
+            )
+            self.gateways.append(StackGateway(process, port, metrics_port, link))
+            self._undo.callback(process.stop, 15)
+            process.start()
+
     def controller_process(self, name: str, *, metrics_port: int) -> Process:
         """Give a controller of this name in the Lease; it is not started yet."""
         account = (SYSTEM, "gpusession-controller")
@@ -212,7 +266,9 @@ class OperatorStack:
             "LISTEN_HOST": HOST,
             "METRICS_PORT": str(metrics_port),
             "IDENTITY": name,
-            "REDIS_URL": self.records.url,
+            "REDIS_URL": self.records.url
+            if self.records_link is None
+            else f"redis://{HOST}:{self.records_link.port}/0",
             "STATE_REDIS_URL": self.state.url,
             "AGENT_CA_FILE": str(self.agent_ca_file),
             "AGENT_TOKEN_FILE": str(self.plane.service_account_token(*account, AUDIENCE)),
