@@ -19,6 +19,7 @@ INSTALLED = ("00-namespaces.yaml", "10-rbac.yaml", "11-leader-election.yaml", "2
 
 CONTROLLER = "system:serviceaccount:gpusession-system:gpusession-controller"
 AGENT = "system:serviceaccount:gpusession-agents:gpusession-agent"
+GATEWAY = "system:serviceaccount:gpusession-system:gpusession-gateway"
 HUMAN = "ada"
 """A cluster admin by RBAC, but not in the group system:masters."""
 

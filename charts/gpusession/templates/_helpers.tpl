@@ -9,12 +9,17 @@
 system:serviceaccount:{{ .Release.Namespace }}:gpusession-controller
 {{- end }}
 
-{{/* Settings of one process as environment; names as in settings.py, without the prefix. */}}
+{{/* Settings of one process as environment; names as in settings.py, without the prefix.
+JSON, since toString would write 1000000 as 1e+06. */}}
 {{- define "gpusession.settings" -}}
 {{- range $name, $value := . }}
 - name: GPUSESSION_{{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ if kindIs "string" $value }}{{ $value | quote }}{{ else }}{{ $value | toJson | quote }}{{ end }}
 {{- end }}
+{{- end }}
+
+{{- define "gpusession.gatewayScheme" -}}
+{{- if .Values.gateway.tls.existingSecret -}}https{{- else -}}http{{- end -}}
 {{- end }}
 
 {{- define "gpusession.placement" -}}

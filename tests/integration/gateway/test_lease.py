@@ -40,6 +40,21 @@ async def test_a_gateway_announces_itself_and_is_ready(
     assert await GatewayRegistry(front.redis).lapsed() == []
 
 
+async def test_a_container_that_starts_again_takes_another_lease(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """It has the Pod's name still, and the lease of its earlier life may yet run."""
+    first = await start_gateway(own_redis, **SHORT)
+    await eventually(lambda: _ready(first, 200), what="ready")
+    first.gateway.process.kill()
+    second = await start_gateway(own_redis, **SHORT)
+    await eventually(lambda: _ready(second, 200), what="ready")
+
+    names = await _gateways(second)
+    assert len(names) == 2
+    assert {name.rpartition("-")[0] for name in names} == {"gw"}
+
+
 async def test_a_killed_gateway_leaves_a_lease_that_runs_out(
     own_redis: RedisServer, start_gateway: StartGateway
 ) -> None:

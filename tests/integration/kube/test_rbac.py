@@ -1,4 +1,4 @@
-"""The rights of controller, agent and everybody else, as a real kube-apiserver grants them."""
+"""The rights of our accounts and of everybody else, as a real kube-apiserver grants them."""
 
 import json
 from itertools import product
@@ -6,18 +6,22 @@ from typing import Any
 
 import pytest
 from tests.support.control_plane import ControlPlane
-from tests.support.session_api import AGENT, CONTROLLER, HUMAN
+from tests.support.processes import wait_until
+from tests.support.session_api import AGENT, CONTROLLER, GATEWAY, HUMAN
 
 BYSTANDER = "system:serviceaccount:default:default"
 NEIGHBOUR = "system:serviceaccount:gpusession-agents:default"
 STRANGER = "mallory"
 """A user who logs in and has no role."""
+EDITOR = "bob"
+"""A user who may edit one namespace, by Kubernetes' own role."""
 
 SESSIONS = "sessions.gpusession.dev"
 BINDINGS = "clusterrolebindings.rbac.authorization.k8s.io"
 ROLES = "clusterroles.rbac.authorization.k8s.io"
 POLICIES = "validatingadmissionpolicies.admissionregistration.k8s.io"
 LEASES = "leases.coordination.k8s.io"
+TOKEN = f"create {SESSIONS}/token"
 
 TO_NOBODY_OF_OURS = [
     "get secrets",
@@ -65,6 +69,15 @@ NOT_TO_THE_AGENT = [
 ]
 """A token stolen from one node ends no Session and finds no Pod that it cannot name."""
 
+NOT_TO_THE_GATEWAY = [
+    *NOT_TO_THE_AGENT,
+    "get pods",
+    f"get {SESSIONS}",
+    f"list {SESSIONS}",
+    TOKEN,
+]
+"""What strangers talk to reads nothing in the API, and asks two questions."""
+
 NOT_TO_THE_CONTROLLER = [
     f"create {LEASES}",
     f"update {LEASES}",
@@ -86,6 +99,7 @@ TO_OTHERS = [
     "get secrets",
     "create tokenreviews.authentication.k8s.io",
     f"update {LEASES}",
+    TOKEN,
 ]
 """What an installation must not hand to whoever happens to be there."""
 
@@ -99,16 +113,23 @@ NEEDED = [
     (AGENT, "get pods", ""),
     (AGENT, f"get {SESSIONS}", ""),
     (AGENT, f"list {SESSIONS}", ""),
+    (GATEWAY, "create tokenreviews.authentication.k8s.io", ""),
+    (GATEWAY, "create subjectaccessreviews.authorization.k8s.io", ""),
+    (EDITOR, TOKEN, "default"),
+    (EDITOR, f"delete {SESSIONS}/token", "default"),
     (HUMAN, "impersonate users", ""),
     (HUMAN, "create pods/exec", "gpusession-system"),
 ]
 """The control of all that is refused: the question itself can be answered with yes."""
 
-OURS, OTHERS = (CONTROLLER, AGENT), (BYSTANDER, NEIGHBOUR, STRANGER)
+OURS, OTHERS = (CONTROLLER, AGENT, GATEWAY), (BYSTANDER, NEIGHBOUR, STRANGER)
 BEYOND = [
     *((user, right, "") for user, right in product(OURS, TO_NOBODY_OF_OURS)),
     *((user, right, user.split(":")[2]) for user, right in product(OURS, TO_NOBODY_OF_OURS)),
     *((AGENT, right, "") for right in NOT_TO_THE_AGENT),
+    *((GATEWAY, right, "") for right in NOT_TO_THE_GATEWAY),
+    *((GATEWAY, right, "gpusession-system") for right in NOT_TO_THE_GATEWAY),
+    (EDITOR, TOKEN, "gpusession-agents"),
     *((CONTROLLER, right, "default") for right in NOT_TO_THE_CONTROLLER),
     *product(OTHERS, TO_OTHERS, ("default", "gpusession-agents")),
 ]
@@ -140,12 +161,24 @@ def review(user: str, right: str, namespace: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def answers(session_api: ControlPlane) -> dict[Question, str]:
     """Ask everything at once: a kubectl for each question would take minutes."""
+    binding = ("rolebinding", "edits", "--clusterrole=edit", f"--user={EDITOR}", "-n", "default")
+    session_api.kubectl("create", *binding)
+    wait_until(
+        lambda: _asked(session_api, [(EDITOR, TOKEN, "default")]) == ["true"],
+        timeout=30,
+        what="the aggregation of gpusession-client into edit",
+        period=0.2,
+    )
     questions = [*NEEDED, *BEYOND]
+    return dict(zip(questions, _asked(session_api, questions), strict=True))
+
+
+def _asked(plane: ControlPlane, questions: list[Question]) -> list[str]:
     asked = {"apiVersion": "v1", "kind": "List", "items": [review(*each) for each in questions]}
-    told = session_api.kubectl(
+    told = plane.kubectl(
         *("create", "-f", "-", "-o", "jsonpath={.status.allowed} "), input=json.dumps(asked)
     )
-    return dict(zip(questions, told.stdout.split(), strict=True))
+    return told.stdout.split()
 
 
 @pytest.mark.parametrize("question", NEEDED, ids=" ".join)

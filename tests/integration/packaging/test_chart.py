@@ -1,7 +1,9 @@
 """The Helm chart: the same objects as the manifests, and values that are checked."""
 
+import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import yaml
 from tests.support.control_plane import ControlPlane
 from tests.support.session_api import CRD
 from tests.support.toolchain import REPOSITORY
+
+from gpusession.settings import ControllerSettings, GatewaySettings
 
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
@@ -51,8 +55,15 @@ def test_its_crd_is_a_copy() -> None:
             ["--set=finalizerAtCreation=never", "--set=agent.cgroupV1=true"],
             ["cgroup-v1"],
         ),
+        (
+            [
+                "--set=finalizerAtCreation=never",
+                "--set=gateway.tls.existingSecret=gpusession-gateway-tls",
+            ],
+            ["gateway-tls"],
+        ),
     ],
-    ids=["defaults", "finalizer", "cert-manager", "runtime class", "cgroup v1"],
+    ids=["defaults", "finalizer", "cert-manager", "runtime class", "cgroup v1", "gateway tls"],
 )
 def test_it_makes_the_same_objects_as_the_manifests(
     charted: Render, kustomized: Render, options: list[str], components: list[str]
@@ -74,6 +85,14 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
         "--set=controller.nodeSelector.pool=system",
         "--set=agent.settings.NVML_TIMEOUT=1",
         "--set-string=agent.nodeSelector.nvidia\\.com/gpu\\.present=true",
+        "--set=gateway.service.type=LoadBalancer",
+        "--set=gateway.tls.existingSecret=mine",
+        "--set=gateway.allowFrom[0].ipBlock.cidr=10.0.0.0/8",
+        "--set=gateway.ingress.enabled=true",
+        "--set=gateway.ingress.className=nginx",
+        "--set=gateway.ingress.tlsSecret=host",
+        "--set=gateway.allowedOrigins={https://notebooks.example.com}",
+        "--set=gateway.settings.LOG_LEVEL=DEBUG",
     )
 
     done = session_api.kubectl(
@@ -83,6 +102,39 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
     )
 
     assert not done.returncode, done.stderr
+
+
+def test_without_a_gateway_nothing_of_it_is_there(charted: Render) -> None:
+    """No account, no right, no way in."""
+    rendered = charted("--set=gateway.enabled=false", "--set=gateway.ingress.enabled=true")
+
+    assert not [name for name in by_name(rendered) if "gateway" in name or "client" in name]
+
+
+@pytest.mark.parametrize("given", ["CONNECTIONS_MOST: 1000000", "NAMESPACE_RATE: 0.5"])
+def test_numbers_reach_a_process_as_they_were_written(
+    charted: Render, tmp_path: Path, given: str
+) -> None:
+    """Helm reads all numbers as floats, and would write a million as 1e+06."""
+    values = tmp_path / "values.yaml"
+    values.write_text(f"gateway: {{settings: {{{given}}}}}")
+    gateway = by_name(charted(f"--values={values}"))[
+        "Deployment gpusession-system/gpusession-gateway"
+    ]
+
+    env = gateway["spec"]["template"]["spec"]["containers"][0]["env"]
+    name, _, value = given.partition(": ")
+    assert {"name": f"GPUSESSION_{name}", "value": value} in env
+
+
+def test_settings_that_the_values_show_exist() -> None:
+    """The brake can be set by whoever reads values.yaml."""
+    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text)) - {"GPUSESSION_"}
+    fields = ControllerSettings.model_fields.keys() | GatewaySettings.model_fields.keys()
+
+    assert {"BRAKE_MINIMUM", "BRAKE_FULL_SHARE", "BRAKE_HOLD"} <= shown
+    assert {name.lower() for name in shown} <= fields
 
 
 def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> None:
@@ -113,6 +165,12 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
         "--set=agentNamespace.name=Not_A_Name",
         "--set=finalizerAtCreation=sometimes",
         "--set=redis.url=redis://secret@host",
+        "--set=gateway.replicas=0",
+        "--set=gateway.terminationGracePeriodSeconds=5",
+        "--set=gateway.allowedOrigins={*}",
+        "--set=gateway.service.type=ExternalName",
+        "--set=gateway.settings.IDENTITY=same",
+        "--set=gateway.ingress.host=Not A Host",
         "--set=unknown=1",
     ],
 )

@@ -50,7 +50,7 @@ def test_a_release_leaves_what_sessions_need_to_outlive_it(plane: ControlPlane) 
     helm(plane, "upgrade", *RELEASE, CHART, "--set=agentNamespace.create=false")
     workloads = ours(plane, "deployments,daemonsets")
     policies = ours(plane, "validatingadmissionpolicies,mutatingadmissionpolicies")
-    assert workloads == {"gpusession-controller", "gpusession-agent"}
+    assert workloads == {"gpusession-controller", "gpusession-gateway", "gpusession-agent"}
     assert len(policies) == 6
 
     helm(plane, "uninstall", *RELEASE)

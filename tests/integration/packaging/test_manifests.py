@@ -1,5 +1,6 @@
 """The manifests, taken by a real kube-apiserver with its own admission."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,18 @@ from tests.support.session_api import (
     remove_namespace,
     session,
 )
+from tests.support.toolchain import REPOSITORY
 
-from gpusession.settings import AgentSettings, ControllerSettings
+from gpusession.gateway.drain import SETTLE
+from gpusession.settings import AgentSettings, ControllerSettings, GatewaySettings
 
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
-COMPONENTS = ("gpu-nodes", "nvidia-runtime", "cgroup-v1", "redis", "finalizer-at-creation")
+COMPONENTS = (
+    *("gpu-nodes", "nvidia-runtime", "cgroup-v1", "redis", "finalizer-at-creation"),
+    "gateway-tls",
+)
 """Those that need nothing beyond Kubernetes itself."""
 
 SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
@@ -69,6 +75,7 @@ def test_the_apiserver_takes_every_object(
     ("kind", "name"),
     [
         ("Deployment", "gpusession-controller"),
+        ("Deployment", "gpusession-gateway"),
         ("StatefulSet", "gpusession-redis"),
         ("DaemonSet", "gpusession-agent"),
     ],
@@ -76,8 +83,8 @@ def test_the_apiserver_takes_every_object(
 def test_pod_security_admits_each_pod_where_it_belongs(
     session_api: ControlPlane, kustomized: Render, kind: str, name: str
 ) -> None:
-    """Controller and Redis keep to `restricted`; only the agents' namespace is privileged."""
-    workload = one(kustomized("redis"), kind, name)
+    """What talks to people keeps to `restricted`; only the agents' namespace is privileged."""
+    workload = one(kustomized("redis", "gateway-tls"), kind, name)
     pod = pod_of(workload, workload["metadata"]["namespace"])
 
     done = create(session_api, pod, "--dry-run=server", check=False)
@@ -114,13 +121,17 @@ def test_every_container_is_held_to_the_least(kustomized: Render) -> None:
         assert security["capabilities"]["drop"] == ["ALL"]
         assert container["resources"]["limits"]["memory"]
         added[name] = security["capabilities"].get("add", [])
-    assert added == {"controller": [], "agent": ["KILL"], "valkey": []}
+    assert added == {"controller": [], "gateway": [], "agent": ["KILL"], "valkey": []}
 
 
 def test_pods_set_only_settings_that_exist(kustomized: Render) -> None:
     """A name that no setting has would end the process, and so would links of Services."""
-    known = {"controller": ControllerSettings, "agent": AgentSettings}
-    for workload in workloads(kustomized()):
+    known = {
+        "controller": ControllerSettings,
+        "agent": AgentSettings,
+        "gateway": GatewaySettings,
+    }
+    for workload in workloads(kustomized("gateway-tls")):
         pod = workload["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         names = {each["name"] for each in container["env"]}
@@ -160,6 +171,41 @@ def test_mounts_and_ports_are_where_the_settings_look(kustomized: Render) -> Non
     assert labels[label] == value
 
 
+def test_clients_reach_the_gateway_by_its_service(kustomized: Render) -> None:
+    """Port and labels lead to where the process listens; the metrics are not served to clients."""
+    objects = kustomized()
+    pod = one(objects, "Deployment", "gpusession-gateway")["spec"]["template"]
+    service = one(objects, "Service", "gpusession-gateway")["spec"]
+    clients, metrics = pod["spec"]["containers"][0]["ports"]
+    defaults = GatewaySettings()
+
+    assert [port["targetPort"] for port in service["ports"]] == [clients["name"]]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert (clients["containerPort"], metrics["containerPort"]) == (
+        defaults.port,
+        defaults.metrics_port,
+    )
+
+
+def test_a_gateway_has_time_to_send_its_clients_away(kustomized: Render) -> None:
+    """Killed in the middle of it, its clients would all come back at once."""
+    pod = one(kustomized(), "Deployment", "gpusession-gateway")["spec"]["template"]["spec"]
+    defaults = GatewaySettings()
+
+    needed = defaults.drain_spread + SETTLE + defaults.read_timeout + 2 * defaults.redis_timeout
+    assert pod["terminationGracePeriodSeconds"] > needed.total_seconds()
+
+
+def test_readme_names_the_service_that_is_shipped(kustomized: Render) -> None:
+    """Scheme and name of the address are those of the base, so that a copy of it works."""
+    (address,) = re.findall(r'GATEWAY = "(.*)"', (REPOSITORY / "README.md").read_text("utf-8"))
+    service = one(kustomized(), "Service", "gpusession-gateway")
+
+    port, metadata = service["spec"]["ports"][0], service["metadata"]
+    assert address == f"{port['name']}://{metadata['name']}.{metadata['namespace']}.svc"
+    assert port["port"] == {"http": 80, "https": 443}[port["name"]]
+
+
 def test_certificates_of_cert_manager_are_the_secrets_that_pods_mount(kustomized: Render) -> None:
     """Secret, namespace and DNS name agree with what controller and agent expect."""
     objects = kustomized("cert-manager")
@@ -172,7 +218,7 @@ def test_certificates_of_cert_manager_are_the_secrets_that_pods_mount(kustomized
     mounted = {
         (workload["metadata"]["namespace"], volume["secret"]["secretName"])
         for workload in workloads(objects)
-        for volume in workload["spec"]["template"]["spec"]["volumes"]
+        for volume in workload["spec"]["template"]["spec"].get("volumes", [])
         if "secret" in volume
     }
 
