@@ -25,6 +25,10 @@ Answer = subprocess.CompletedProcess[str]
 
 NAMESPACE = "admission"
 OVERRIDE = "gpusession.dev/override-release-by"
+EXPIRY_OVERRIDE = "gpusession.dev/override-expiry-by"
+SIGNATURES = pytest.mark.parametrize(
+    "annotation", [OVERRIDE, EXPIRY_OVERRIDE], ids=["release", "expiry"]
+)
 STATUS = "--subresource=status"
 DESTROYED = {
     "phase": "Destroyed",
@@ -199,54 +203,82 @@ def test_other_annotations_are_free(plane: ControlPlane) -> None:
     assert answer.stderr == ""
 
 
-def test_human_signs_an_override_with_their_own_name(plane: ControlPlane) -> None:
-    """The signature that gives up on the evidence is the signer's own."""
-    make_session(plane, "signed")
+@SIGNATURES
+def test_human_signs_an_override_with_their_own_name(plane: ControlPlane, annotation: str) -> None:
+    """The signature is the signer's own, and may be taken back."""
+    name = f"signed-{annotation.split('-')[1]}"
+    make_session(plane, name)
+    patch(plane, name, {"status": {"phase": "Active"}}, STATUS)
 
-    answer = annotate(plane, "signed", (OVERRIDE, HUMAN), user=HUMAN)
+    answers = [annotate(plane, name, (annotation, value), user=HUMAN) for value in (HUMAN, None)]
+
+    assert [answer.stderr for answer in answers] == ["", ""]
+
+
+@SIGNATURES
+def test_signing_for_somebody_else_is_refused(plane: ControlPlane, annotation: str) -> None:
+    """A foreign name is refused, and the sentence gives the right one."""
+    name = f"forged-{annotation.split('-')[1]}"
+    make_session(plane, name)
+
+    answer = annotate(plane, name, (annotation, "grace"), user=HUMAN)
+
+    assert f'{annotation} must be your own user name; write "{HUMAN}"' in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sentence"),
+    [
+        (OVERRIDE, "sign it when a release has failed, not on a new Session"),
+        (EXPIRY_OVERRIDE, "sign it when condition ExpiryPaused holds a Session up, not on a new"),
+    ],
+    ids=["release", "expiry"],
+)
+def test_new_session_cannot_be_born_signed(
+    plane: ControlPlane, annotation: str, sentence: str
+) -> None:
+    """Nobody gives up in advance on evidence that may well come."""
+    manifest = session("born-signed", NAMESPACE)
+    manifest["metadata"]["annotations"] = {annotation: HUMAN}
+
+    answer = create(plane, manifest, f"--as={HUMAN}", check=False)
+
+    assert sentence in answer.stderr
+
+
+@SIGNATURES
+def test_service_account_cannot_sign_an_override(plane: ControlPlane, annotation: str) -> None:
+    """No program overrules what is proven, the controller least of all."""
+    name = f"robot-{annotation.split('-')[1]}"
+    make_session(plane, name)
+
+    answer = annotate(plane, name, (annotation, CONTROLLER), user=CONTROLLER)
+
+    assert f'only a human may sign annotation {annotation}, and "{CONTROLLER}"' in answer.stderr
+
+
+@SIGNATURES
+def test_signed_session_is_still_writable_by_others(plane: ControlPlane, annotation: str) -> None:
+    """A signature that stays as it is stands in nobody's way, so the controller can finish."""
+    name = f"finish-{annotation.split('-')[1]}"
+    make_session(plane, name, finalizers=[FINALIZER])
+    annotate(plane, name, (annotation, HUMAN), user=HUMAN)
+
+    answer = patch(
+        plane,
+        name,
+        {"metadata": {"annotations": {BIND_INTENT: "node/uid"}, "finalizers": []}},
+        f"--as={CONTROLLER}",
+    )
 
     assert answer.stderr == ""
 
 
-def test_signing_for_somebody_else_is_refused(plane: ControlPlane) -> None:
-    """A foreign name is refused, and the sentence gives the right one."""
-    make_session(plane, "forged")
+def test_whoever_may_patch_a_session_may_revoke_it(plane: ControlPlane) -> None:
+    """It gives nobody anything but the end of that Session, programs included."""
+    make_session(plane, "revoked")
 
-    answer = annotate(plane, "forged", (OVERRIDE, "grace"), user=HUMAN)
-
-    assert f'must be your own user name; write "{HUMAN}"' in answer.stderr
-
-
-def test_new_session_cannot_be_born_signed(plane: ControlPlane) -> None:
-    """Nobody gives up in advance on evidence that may well come."""
-    manifest = session("born-signed", NAMESPACE)
-    manifest["metadata"]["annotations"] = {OVERRIDE: HUMAN}
-
-    answer = create(plane, manifest, f"--as={HUMAN}", check=False)
-
-    assert "sign it when a release has failed, not on a new Session" in answer.stderr
-
-
-def test_service_account_cannot_sign_an_override(plane: ControlPlane) -> None:
-    """No program gives up on the evidence, the controller least of all."""
-    make_session(plane, "by-robot")
-
-    answer = annotate(plane, "by-robot", (OVERRIDE, CONTROLLER), user=CONTROLLER)
-
-    assert f'only a human may sign annotation {OVERRIDE}, and "{CONTROLLER}"' in answer.stderr
-
-
-def test_signed_session_is_still_writable_by_others(plane: ControlPlane) -> None:
-    """A signature that stays as it is stands in nobody's way, so the controller can finish."""
-    make_session(plane, "finish", finalizers=[FINALIZER])
-    annotate(plane, "finish", (OVERRIDE, HUMAN), user=HUMAN)
-
-    answer = patch(
-        plane,
-        "finish",
-        {"metadata": {"annotations": {BIND_INTENT: "node/uid"}, "finalizers": []}},
-        f"--as={CONTROLLER}",
-    )
+    answer = annotate(plane, "revoked", ("gpusession.dev/revoke", "now"), user=CONTROLLER)
 
     assert answer.stderr == ""
 

@@ -12,7 +12,7 @@ from tests.support.control_plane import ControlPlane
 from tests.support.session_api import CRD, create, remove_namespace, session
 
 DATA = yaml.safe_load((Path(__file__).parents[2] / "data" / "bad_sessions.yaml").read_text("utf-8"))
-FREED, RELEASED = DATA["evidence"]
+FREED, RELEASED, IN_GRACE, RELEASING = DATA["evidence"]
 NAMESPACE = "bad"
 
 
@@ -167,17 +167,28 @@ def test_phase_moves_along_the_table(plane: ControlPlane, path: tuple[str, ...])
     name = f"via-{len(path)}-{path[0]}".lower()
     create(plane, session(name, NAMESPACE))
 
+    brings = {
+        "Destroyed": {"release": FREED, "conditions": RELEASED},
+        "PendingDestroy": {"conditions": IN_GRACE},
+        "Active": {"conditions": None},
+    }
     answers = [
         patch(
-            plane,
-            name,
-            {
-                "status": {"phase": phase, "leaderEpoch": epoch}
-                | ({"release": FREED, "conditions": RELEASED} if phase == "Destroyed" else {})
-            },
+            plane, name, {"status": {"phase": phase, "leaderEpoch": epoch} | brings.get(phase, {})}
         )
         for epoch, phase in enumerate(path)
     ]
+
+    assert [answer.stderr for answer in answers if answer.returncode] == []
+
+
+def test_a_grace_that_is_over_begins_a_release(plane: ControlPlane) -> None:
+    """From DestroyGrace the reason moves on within PendingDestroy, and it may be repeated."""
+    create(plane, session("committed", NAMESPACE))
+    stages = [{"phase": "PendingDestroy", "conditions": IN_GRACE}] * 2
+    stages.append({"conditions": RELEASING})
+
+    answers = [patch(plane, "committed", {"status": stage}) for stage in stages]
 
     assert [answer.stderr for answer in answers if answer.returncode] == []
 
@@ -254,7 +265,7 @@ def test_explain_tells_what_a_field_does(plane: ControlPlane) -> None:
 
     words = " ".join(text.split())
     assert "Milliseconds from the seen disconnect of the last client" in words
-    assert "Enforced once the gateway is installed" in words
+    assert "Only an end that a living gateway saw is a disconnect" in words
 
 
 def test_get_shows_phase_reason_node_and_gpu(plane: ControlPlane) -> None:
