@@ -175,8 +175,13 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_not_counted_as_gone(
             writer.write(PING * 100)
             with suppress(ConnectionError):
                 await writer.drain()
+        await eventually(lambda: _is_uncounted(front, known), what="the end in Redis")
 
     assert (await front.record(known)).dc is None
+
+
+async def _is_uncounted(front: Desk, known: Known) -> bool:
+    return not (await front.record(known)).connections
 
 
 PING = bytes([0x89, 0x80 | 125]) + bytes(4) + b"x" * 125
