@@ -1,8 +1,8 @@
 """`python -m tests.cluster COMMAND`: the real cluster of this machine, as root.
 
-up, down, status; packages and images prepare it; `load ARCHIVE` puts an image on all nodes,
-`kubectl ...` and `enter NODE ...` run a program in it, `kill NODE` and `boot NODE` are a
-node's power switch.
+up, down, status; `obstacles` says what stands against one on this machine, or nothing;
+packages and images prepare it; `load ARCHIVE` puts an image on all nodes, `kubectl ...` and
+`enter NODE ...` run a program in it, `kill NODE` and `boot NODE` are a node's power switch.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cluster import images, packages
+from tests.cluster import images, packages, suitability
 from tests.cluster.real_cluster import RealCluster
 from tests.support.processes import ProcessFailedError
 from tests.support.toolchain import AssetMissingError
@@ -57,6 +57,12 @@ def _status(_: list[str]) -> int:
     for name, runs in cluster.processes().items():
         print(f"{name}: {'runs' if runs else 'is gone'}")
     print(cluster.kubectl("get", "nodes", "--output=wide").stdout, end="")
+    return 0
+
+
+def _obstacles(_: list[str]) -> int:
+    for obstacle in suitability.obstacles():
+        print(obstacle)
     return 0
 
 
@@ -107,6 +113,7 @@ _COMMANDS = {
     "kill": _kill,
     "kubectl": _kubectl,
     "load": _load,
+    "obstacles": _obstacles,
     "packages": _packages,
     "status": _status,
     "up": _up,

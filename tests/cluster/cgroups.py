@@ -27,6 +27,19 @@ def create(name: str) -> None:
                 (tree / name / setting).write_text((tree / setting).read_text())
 
 
+def refusal() -> str:
+    """Make one for a trial and remove it again; say why that is refused, or nothing."""
+    name = f"gpusession-trial-{os.getpid()}"
+    try:
+        try:
+            create(name)
+        finally:
+            remove(name)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def remove(name: str) -> None:
     """Remove the cgroup and all below it, as soon as they are empty."""
     give_up_at = time.monotonic() + DRAIN_SECONDS

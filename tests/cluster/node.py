@@ -19,7 +19,7 @@ from tests.support.nvml_simulator import SimulatedNode, build_nvml_simulator
 from tests.support.processes import Process, ProcessFailedError, wait_until
 from tests.support.toolchain import REPOSITORY, c_compiler
 
-GPUS_PER_NODE = 2
+GPUS_PER_NODE = 8
 BOOT_SECONDS = 60.0
 """containerd answers after half a second; a busy machine takes longer."""
 
@@ -89,7 +89,7 @@ class RealNode:
         for name in node_config.VOLATILE:
             shutil.rmtree(self.folder / name)
             (self.folder / name).mkdir()
-        (self.folder / "etc" / "boot-id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
+        self._boot_id_file.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
         cgroups.create(self._cgroup)
         environment = {
             "NODE_DIR": str(self.folder),
@@ -144,6 +144,11 @@ class RealNode:
             self._outer = None
 
     @property
+    def boot_id(self) -> str:
+        """Which boot this is, as everything on the node is told."""
+        return self._boot_id_file.read_text(encoding="ascii").strip()
+
+    @property
     def is_on(self) -> bool:
         """Whether it has power."""
         return self._record.is_running(self._init_name)
@@ -167,6 +172,14 @@ class RealNode:
     def load_image(self, archive: Path) -> None:
         """Put the images of a docker-archive on the node's disk, where they stay."""
         self.enter("ctr", "--namespace=k8s.io", "images", "import", archive.resolve())
+
+    def logs(self) -> list[Path]:
+        """List what the node's own programs write to."""
+        return sorted((self.folder / "log").glob("*.log"))
+
+    @property
+    def _boot_id_file(self) -> Path:
+        return self.folder / "etc" / "boot-id"
 
     @property
     def _init_name(self) -> str:

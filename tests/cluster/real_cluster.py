@@ -18,8 +18,8 @@ from tests.support.assets import cluster_assets, kubernetes_assets
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_programs import Site
 from tests.support.kubectl import Kubectl
-from tests.support.processes import ProcessFailedError, wait_until
-from tests.support.progress import progress
+from tests.support.processes import ProcessFailedError, tail, wait_until
+from tests.support.progress import progress, say
 
 FOLDER = Path("/var/lib/gpusession-cluster")
 READY_SECONDS = 120.0
@@ -71,6 +71,7 @@ class RealCluster:
         try:
             self._bring_up(archives)
         except BaseException:
+            say(f"the cluster did not come up; its nodes' logs end with\n{self.log_tails()}")
             self.down()
             raise
 
@@ -156,16 +157,22 @@ class RealCluster:
         self._on_each(lambda node: node.load_image(archive))
 
     def wait_ready(self, node: str) -> None:
-        """Wait until a node takes pods and offers its GPUs."""
+        """Wait until a node, as booted last, takes pods and offers its GPUs."""
         condition = "{.status.conditions[?(@.type=='Ready')].status}"
-        query = f"jsonpath={condition},{{.status.allocatable.nvidia\\.com/gpu}}"
-        wanted = f"True,{len(self.nodes[node].gpus)}"
+        gpus, boot_id = "{.status.allocatable.nvidia\\.com/gpu}", "{.status.nodeInfo.bootID}"
+        query = f"jsonpath={condition},{gpus},{boot_id}"
+        wanted = f"True,{len(self.nodes[node].gpus)},{self.nodes[node].boot_id}"
         wait_until(
             lambda: self.kubectl("get", "node", node, "-o", query, check=False).stdout == wanted,
             timeout=READY_SECONDS,
             what=f"{node} to be ready",
             period=0.3,
         )
+
+    def log_tails(self) -> str:
+        """Give the last lines of what the nodes' programs wrote."""
+        logs = [log for node in self.nodes.values() for log in node.logs()]
+        return "\n".join(f"--- {log}\n{tail(log)}" for log in logs)
 
     def processes(self) -> dict[str, bool]:
         """Tell of each process that was noted whether it runs."""

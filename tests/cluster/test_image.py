@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.support import kubeconfig
-from tests.support.image import DEBIAN, IMAGE, build_image
 from tests.support.pki import CertificateAuthority
 from tests.support.processes import Process, free_port, wait_until
 from tests.support.session_api import MANIFESTS
@@ -63,10 +62,9 @@ class Mounted:
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[Mounted]:
+def image(built_image: str) -> Iterator[Mounted]:
     """Give the image as built from this working tree."""
-    build_image(DEBIAN)
-    container = buildah("from", "--pull-never", IMAGE)
+    container = buildah("from", "--pull-never", built_image)
     try:
         config = json.loads(buildah("inspect", container))["OCIv1"]["config"]
         yield Mounted(

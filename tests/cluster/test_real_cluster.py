@@ -1,7 +1,7 @@
 """The real cluster behaves as one: it runs pods, shows GPUs, loses nodes, leaves nothing.
 
-Not among the default tests: `pytest tests/cluster`, as root. The tests share one cluster, and
-the last one takes it down.
+Not among the default tests: `pytest tests/cluster`, as root. All of them share one cluster, and
+the last one takes it down (conftest.py).
 """
 
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster import packages
+from tests.cluster import outside
 from tests.cluster.images import WORKLOAD
-from tests.cluster.places import LIBRARY, STATE
+from tests.cluster.places import STATE
 from tests.cluster.real_cluster import FOLDER, RealCluster
 from tests.support.processes import wait_until
-from tests.support.toolchain import REPOSITORY, AssetMissingError
+from tests.support.toolchain import REPOSITORY
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -27,20 +27,6 @@ POD_SECONDS = 60
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 Object = dict[str, Any]
 StartPod = Callable[..., Object]
-
-NVML = f"env NVML_SIMULATOR_STATE={STATE} LD_LIBRARY_PATH={LIBRARY}".split()
-NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-
-HOLDERS_BY_PYNVML = """
-import json, pynvml
-pynvml.nvmlInit()
-held = {}
-for index in range(pynvml.nvmlDeviceGetCount()):
-    gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-    for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu):
-        held[process.pid] = process.usedGpuMemory
-print(json.dumps(held))
-"""
 
 HOLDERS_WITHOUT_PYNVML = """
 import ctypes, json
@@ -51,7 +37,7 @@ class Entry(ctypes.Structure):
         ("pid", ctypes.c_uint), ("bytes", ctypes.c_ulonglong), ("instances", ctypes.c_uint * 2)
     ]
 held = {}
-for index in range(2):
+for index in range(8):
     gpu, count, entries = ctypes.c_void_p(), ctypes.c_uint(9), (Entry * 9)()
     nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(gpu))
     rc = nvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu, ctypes.byref(count), entries)
@@ -68,17 +54,6 @@ request.add_header("Authorization", "Bearer " + open(folder + "/token").read())
 tls = ssl.create_default_context(cafile=folder + "/ca.crt")
 print(json.load(urllib.request.urlopen(request, context=tls, timeout=10))["gitVersion"])
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RealCluster]:
-    """Give the machine's cluster, made for these tests."""
-    try:
-        packages.require()
-    except AssetMissingError as error:
-        pytest.skip(str(error))
-    with RealCluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -140,11 +115,8 @@ def boot_id(cluster: RealCluster, node: str) -> str:
 
 
 def holders(cluster: RealCluster, node: str) -> dict[str, int]:
-    """Ask the real pynvml on the node itself, without any capability, who holds memory there."""
-    seen = cluster.enter(
-        node, *NVML, *NO_CAPABILITY, sys.executable, "-c", HOLDERS_BY_PYNVML
-    ).stdout
-    return json.loads(seen)
+    """Ask NVML on the node itself who holds memory there."""
+    return outside.holders(cluster.nodes[node])
 
 
 def start_gpu_pod(start_pod: StartPod, name: str, **spec: Any) -> Object:

@@ -204,16 +204,20 @@ class Process:
 
     def log_tail(self, lines: int = 15) -> str:
         """Give the last lines of the log for an error message."""
-        if not self.log.exists():
-            return ""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return tail(self.log, lines)
 
     def log_matches(self, pattern: str) -> bool:
         """Whether the log holds a text that matches."""
         return (
             re.search(pattern, self.log.read_text(encoding="utf-8", errors="replace")) is not None
         )
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """Give the last lines of a log; nothing where it is not written yet."""
+    if not log.exists():
+        return ""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def wait_until(

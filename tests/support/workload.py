@@ -34,6 +34,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--exit-after", type=float, metavar="SECONDS", help="counts from ready")
     parser.add_argument("--exit-code", type=int, default=0)
+    parser.add_argument(
+        "--swell-after", type=float, metavar="SECONDS", help="takes ordinary memory without end"
+    )
     return parser.parse_args()
 
 
@@ -55,6 +58,12 @@ def _allocate(asked: argparse.Namespace) -> None:
         print("ready", flush=True)
 
 
+def _swell() -> None:
+    taken = []
+    while True:
+        taken.append(b"x" * 2**20)  # written to, so that it is taken and not only promised
+
+
 def _pause() -> None:
     while True:
         time.sleep(1)  # in signal.pause, a signal that comes just before it is lost
@@ -70,6 +79,9 @@ def main() -> None:
             _pause()
     else:
         _allocate(asked)
+    if asked.swell_after is not None:
+        time.sleep(asked.swell_after)
+        _swell()
     if asked.exit_after is not None:
         time.sleep(asked.exit_after)
         os._exit(asked.exit_code)
