@@ -55,6 +55,12 @@ def session(name: str, *, pod: str = "", **spec: Any) -> Object:
     }
 
 
+def condition(status: Object, kind: str) -> Object:
+    """Give a condition of a Session; empty where it has none of the kind."""
+    found = [c for c in status.get("conditions", []) if c["type"] == kind]
+    return found[0] if found else {}
+
+
 class Stage:
     """The namespace "default" of the real cluster, empty before and after each story."""
 
@@ -127,10 +133,8 @@ class Stage:
         """Wait until a condition of a Session has this status and reason."""
 
         def found() -> bool:
-            conditions = self.status(name).get("conditions", [])
-            return f"{kind} {wanted}" in {
-                " ".join((c["type"], c["status"], c["reason"])) for c in conditions
-            }
+            now = condition(self.status(name), kind)
+            return wanted == f"{now.get('status')} {now.get('reason')}"
 
         what = f"{kind} of {name} to be {wanted}"
         wait_until(found, timeout=SECONDS, what=what, period=PERIOD)

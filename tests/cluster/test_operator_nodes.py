@@ -2,7 +2,7 @@
 
 import pytest
 from tests.cluster import outside
-from tests.cluster.stage import Stage, pod
+from tests.cluster.stage import Stage, condition, pod
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -56,6 +56,7 @@ def test_rebooted_node_settles_by_its_boot_id_what_was_ended_meanwhile(stage: St
     ended = stage.wait_phase("cut-off", "Destroyed")
 
     assert (ended["reason"], ended["release"]["verdict"]) == ("ExplicitClose", "NodeGone")
+    assert "has rebooted since the bind" in condition(ended, "GPUReleased")["message"]
     assert outside.living(bound["podUID"]) == []
 
 

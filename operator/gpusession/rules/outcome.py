@@ -33,7 +33,7 @@ SENTENCE_OF = {
     Verdict.NODE_GONE: "the node is gone, and its GPU memory with it",
     Verdict.NOT_BOUND: "no bind was ever begun",
 }
-"""The message of GPUReleased=True; OVERRIDDEN names its human instead."""
+"""The message of GPUReleased=True where no agent tells more; OVERRIDDEN names its human."""
 
 
 def with_release(
@@ -76,7 +76,7 @@ def with_release(
             stages=answer.stages,
         ),
     )
-    state = with_verdict(state, answer.verdict, now=now)
+    state = with_verdict(state, answer.verdict, now=now, message=answer.message)
     return with_clearing(state, answer.state, now=now)
 
 

@@ -6,7 +6,7 @@ from tests.support.builders import NOW, make_clearing, make_release, make_status
 
 from gpusession.api.release import COMPLETING, Verdict
 from gpusession.api.session import ConditionType, Phase
-from gpusession.rules.conditions import holds
+from gpusession.rules.conditions import find, holds
 from gpusession.rules.observation import Unreachable
 from gpusession.rules.outcome import (
     REASON_OF,
@@ -57,6 +57,18 @@ def test_release_evidence_is_what_the_agent_measured() -> None:
     assert release is not None
     assert (release.memory_bytes_before, release.memory_bytes_after) == (1 << 30, 0)
     assert (release.attempts, status.gpu_uuids) == (3, ("GPU-0",))
+
+
+@pytest.mark.parametrize("verdict", sorted(COMPLETING))
+def test_proof_is_told_in_the_words_of_the_agent_that_has_it(verdict: Verdict) -> None:
+    """NodeGone may mean a node that has rebooted and is back; only its agent knows."""
+    report = make_release(verdict, message="the node has rebooted since the bind")
+
+    status = with_release(ENDING, report, now=NOW)
+
+    released = find(status, ConditionType.GPU_RELEASED)
+    assert released is not None
+    assert released.message == "the node has rebooted since the bind"
 
 
 def test_report_without_devices_does_not_erase_those_that_were_known() -> None:
