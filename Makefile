@@ -76,8 +76,10 @@ cluster-down: $(READY) ## Take it down, from any shell; nothing stays
 	@$(BIN)/python -m tests.cluster down
 
 .PHONY: test-cluster
-test-cluster: cluster-packages assets ## Tests on the real cluster and of the image (root)
-	@$(BIN)/pytest tests/cluster
+test-cluster: cluster-packages assets ## Stories on the real cluster, tests of the image; PYTEST=... (root)
+	@why="$$($(BIN)/python -m tests.cluster obstacles)"; \
+	if [ -n "$$why" ]; then echo "[gpusession] no real cluster on this machine: $$why" >&2; exit 1; fi
+	@$(BIN)/pytest tests/cluster --verbose --capture=no --durations=0 --durations-min=2 $(PYTEST)
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import layers, spelling, sizes
