@@ -157,8 +157,10 @@ class AgentRig:
             limits=USAGE_LIMITS,
         )
         self.observer = Observer(
+            boot_id=self.boot_id,
             namespace=self.namespace,
             view=view,
+            processes=self.processes,
             ledger=self.ledger,
             usage=self.usage,
             period=timedelta(seconds=5),

@@ -85,6 +85,7 @@ class Ascent:
         self._processes = processes
         self._last = _Look("nobody has looked yet")
         self._holder_pids: set[int] = set()
+        self._saw_life = False
         self._clean_reads = 0
         self._clean_since = self._clean_until = 0.0
 
@@ -99,9 +100,9 @@ class Ascent:
         return bool(self._holder_pids)
 
     @property
-    def saw_nothing(self) -> bool:
-        """Whether the last look found no process of the Pod; a blind one counts the living."""
-        return self._last.alive == self._last.holding == 0
+    def saw_life(self) -> bool:
+        """Whether any look found a process of the Pod; a blind one counts the living too."""
+        return self._saw_life or bool(self._ended)
 
     @property
     def is_blind(self) -> bool:
@@ -210,6 +211,7 @@ class Ascent:
             else max((scene.excess.get(uuid, 0) for uuid in self.gpu_uuids), default=0),
             strangers=() if sighting is None else self._against_us(sighting),
         )
+        self._saw_life |= self._last.alive > 0 or self._last.holding > 0
         self._count_clean(began_at)
 
     def _note(self, sighting: Sighting) -> None:

@@ -122,8 +122,10 @@ async def run(settings: AgentSettings) -> None:
         )
         probes = Probes(nvml=nvml, ledger=ledger, namespace=namespace, rebuild=rebuild)
         observer = Observer(
+            boot_id=boot_id,
             namespace=namespace,
             view=view,
+            processes=processes,
             ledger=ledger,
             usage=usage,
             period=settings.observe_period,
@@ -135,8 +137,10 @@ async def run(settings: AgentSettings) -> None:
             rebuilding = tasks.create_task(rebuild.run(), name="rebuild")
             await first_of(stopped, rebuilding)
             if not stopped.is_set():
-                tls = certificate.context
-                await _serve(stack, api_app(api, callers), host, settings.port, tls=tls)
+                await observer.attempt()  # no release comes before it has seen which Pods run
+                await _serve(
+                    stack, api_app(api, callers), host, settings.port, tls=certificate.context
+                )
                 log.info("agent serves", node=settings.node_name, port=settings.port)
             running = [tasks.create_task(part.run()) for part in (observer, certificate)]
             await stopped.wait()

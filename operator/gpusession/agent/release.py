@@ -220,7 +220,7 @@ class Releaser:
         return await self._ledger.bind(self._claim(order), baseline=())
 
     async def _climb(self, climb: _Climb) -> ReleaseReport:
-        rebooted = self._has_rebooted(climb)
+        await self._is_gone_with_reboot(climb)  # on disk before anything is signalled
         grace = timedelta(seconds=climb.order.termination_grace_period_seconds)
         climbed = rungs(climb.mode, grace, self._limits)
         for rung in climbed:
@@ -237,21 +237,26 @@ class Releaser:
                     await climb.ascent.verify(Rung(rung.stage, limit), apart=apart)
         held_before = climb.order.seen_holding or (climb.row and climb.row.seen_holding)
         evidence = climb.ascent.evidence(
-            held_before=bool(held_before), may_restart=climb.may_restart, rebooted=rebooted
+            held_before=bool(held_before),
+            may_restart=climb.may_restart,
+            rebooted=await self._is_gone_with_reboot(climb),
         )
         judgement = judge(evidence, self._limits)
         return await self._settle(climb, judgement, seen_holding=evidence.ever_held)
 
-    def _has_rebooted(self, climb: _Climb) -> bool:
-        """Tell whether the node booted since the bind and nothing of the Pod has run since.
+    async def _is_gone_with_reboot(self, climb: _Climb) -> bool:
+        """Tell whether the node booted since the bind and nothing of the Pod was seen since.
 
-        kubelet starts the same Pod again after a reboot: then it is released like any other.
+        kubelet starts the same Pod again after a reboot: then it is released like any other,
+        also by the next try, which may find it ended already.
         """
-        return (
-            climb.row is not None
-            and climb.row.claim.boot_id != self._boot_id
-            and climb.ascent.saw_nothing
-        )
+        row = climb.row
+        if row is None or row.claim.boot_id == self._boot_id:
+            return False
+        if climb.ascent.saw_life:
+            await self._ledger.bind(row.claim._replace(boot_id=self._boot_id), baseline=())
+            return False
+        return True
 
     async def _settle(
         self, climb: _Climb, judgement: Judgement, *, seen_holding: bool

@@ -379,34 +379,6 @@ async def test_an_order_for_another_pod_than_the_bound_one_is_refused(rig: Agent
     assert not other.shim.has_exited
 
 
-async def test_a_reboot_since_the_bind_is_node_gone(rig: AgentRig) -> None:
-    """GPU memory does not survive a reboot, even if NVML cannot see yet."""
-    pod = await rig.start_pod()
-    await rig.binder.bind(rig.bind_request(pod))
-    os.kill(rig.pids(pod)[0], signal.SIGKILL)
-    await pod.shim.wait()
-    rig.boot_id = "boot-2"
-    await rig.start_agent()
-    rig.node.inject("*", rc=999)
-
-    assert (await rig.releaser.release(rig.order(pod))).verdict is Verdict.NODE_GONE
-
-
-async def test_a_pod_that_came_back_after_a_reboot_is_released_like_any_other(
-    rig: AgentRig,
-) -> None:
-    """Kubelet starts the same Pod again: what it holds now is not gone with the node."""
-    pod = await rig.start_pod()
-    await rig.binder.bind(rig.bind_request(pod))
-    rig.boot_id = "boot-2"
-    await rig.start_agent()
-
-    report = await rig.releaser.release(rig.order(pod))
-
-    assert report.verdict is Verdict.FREED
-    assert report.memory_bytes_before == 6 * GIB
-
-
 async def test_no_intent_on_disk_means_no_signal(rig: AgentRig) -> None:
     """Where the ledger cannot be written nothing is done and nothing claimed."""
     pod = await rig.start_pod()
