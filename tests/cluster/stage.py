@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.cluster import outside
 from tests.cluster.images import WORKLOAD
-from tests.cluster.installation import SYSTEM
+from tests.cluster.installation import AGENTS, SYSTEM
 from tests.cluster.real_cluster import RealCluster
 from tests.support.processes import wait_until
 
@@ -143,6 +143,23 @@ class Stage:
         """Ask for the end of a Session; the object stays, with its evidence."""
         patch = '--patch={"spec":{"desiredPhase":"Destroyed"}}'
         self.kubectl("patch", "session", name, "--type=merge", patch)
+
+    def agent(self, node: str) -> Object:
+        """Read the container status of the agent on a node."""
+        where = (f"--namespace={AGENTS}", f"--field-selector=spec.nodeName={node}")
+        pods = json.loads(self.kubectl("get", "pods", *where, "--output=json").stdout)["items"]
+        statuses = pods[0]["status"].get("containerStatuses", [{}]) if pods else [{}]
+        only: Object = statuses[0]
+        return only
+
+    def wait_agent(self, node: str, *, after: Object) -> None:
+        """Wait until another agent than the one before serves on a node."""
+
+        def serves() -> bool:
+            now = self.agent(node)
+            return bool(now.get("ready")) and now["containerID"] != after["containerID"]
+
+        wait_until(serves, timeout=SECONDS, what=f"the next agent on {node}", period=PERIOD)
 
     def close(self, name: str) -> Object:
         """Ask for the end of a Session; give its status at the end."""

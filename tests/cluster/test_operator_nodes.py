@@ -63,12 +63,14 @@ def test_rebooted_node_settles_by_its_boot_id_what_was_ended_meanwhile(stage: St
 def test_pod_that_a_rebooted_node_starts_again_keeps_its_session(stage: Stage) -> None:
     """It is the same Pod with the same GPU; what ends it later sees the memory freed."""
     node = stage.node_without_leader()
+    agent = stage.agent(node)
     bound = stage.start_pod(pod("returns", "--memory=1Gi", nodeName=node))
 
     stage.cluster.kill_node(node)
     stage.cluster.boot_node(node)
     stage.wait_restarted("returns")
     stage.wait_holding("returns")
+    stage.wait_agent(node, after=agent)
     assert stage.status("returns")["phase"] == "Active"
     ended = stage.close("returns")
 
