@@ -6,6 +6,7 @@ it lives, and nothing is stuck (stage.py).
 """
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.cluster import outside
@@ -29,6 +30,19 @@ def test_delete_returns_when_the_memory_is_free(stage: Stage) -> None:
 
     assert outside.living(status["podUID"]) == []
     assert len(status["gpuUUIDs"]) == 1
+
+
+def test_session_knows_its_gpu_before_anything_is_held(stage: Stage) -> None:
+    """The agent has it from kubelet's PodResources API, and nobody claims a sight."""
+    late = ("--memory=1Gi", "--allocate-after=600", "--ready-first")
+
+    status = stage.start("early", *late)
+
+    given = {gpu for process in outside.living(status["podUID"]) for gpu in _given(process.pid)}
+    assert given
+    assert set(status["gpuUUIDs"]) == given
+    assert not status.get("seenHolding")
+    stage.delete("early")
 
 
 def test_closed_session_keeps_the_evidence_of_its_end(stage: Stage) -> None:
@@ -102,6 +116,15 @@ def test_namespace_goes_with_twenty_sessions(stage: Stage) -> None:
     stage.kubectl("delete", "namespace", "crowd", "--timeout=120s")
 
     assert stage.workloads() == []
+
+
+def _given(pid: int) -> set[str]:
+    """Give the GPUs that kubelet had the device plugin give to a container."""
+    for variable in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+        name, _, value = variable.partition("=")
+        if name == "NVIDIA_VISIBLE_DEVICES":
+            return set(value.split(","))
+    return set()
 
 
 def _phases(stage: Stage, namespace: str) -> list[str]:
