@@ -3,18 +3,31 @@
 A new right needs a new story: a function of STORIES that makes the operator use it.
 """
 
+import json
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
-from tests.support.operator_stack import AGENT_ACCOUNT, CONTROLLER_ACCOUNT, OperatorStack
+from tests.support.gateway_rig import GatewayProcess
+from tests.support.operator_stack import AGENT_ACCOUNT, CONTROLLER_ACCOUNT, SYSTEM, OperatorStack
+from tests.support.owners_world import (
+    DEPLOYMENT,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    STATEFUL_SET,
+    pods_of,
+    start_workload,
+)
 from tests.support.rights import Right, granted, used
-from tests.support.session_api import MANIFESTS, create
+from tests.support.session_api import GATEWAY, MANIFESTS, create
 from tests.support.session_world import World
 
-pytestmark = pytest.mark.timeout(90)
+from gpusession.api.frames import TOKEN_AUDIENCE
 
-ACCOUNTS = {CONTROLLER_ACCOUNT, AGENT_ACCOUNT}
+pytestmark = pytest.mark.timeout(150)
+
+ACCOUNTS = {CONTROLLER_ACCOUNT, AGENT_ACCOUNT, GATEWAY}
 GRANTED = granted(MANIFESTS / "10-rbac.yaml", MANIFESTS / "11-leader-election.yaml")
 
 
@@ -45,6 +58,50 @@ def share_a_pod(world: World) -> None:
     world.wait(lambda: world.status("latecomer").get("reason") == "PodInUse", "PodInUse")
 
 
+def scale_every_kind_of_owner(world: World) -> None:
+    """Have each read, the first three asked which Pods they count, and all scaled to 0."""
+    kinds = {
+        "deployed": DEPLOYMENT,
+        "replicated": REPLICA_SET,
+        "counted": REPLICATION_CONTROLLER,
+        "ordered": STATEFUL_SET,
+    }
+    for name, kind in kinds.items():
+        start_workload(world, kind, name)
+    for name in kinds:
+        world.wait(lambda n=name: len(pods_of(world, n)) == 1, f"the Pod of {name}")
+        (pod,) = pods_of(world, name)
+        world.apply(world.session(name, pod=pod, on_release="ScaleOwner"))
+    for name in kinds:
+        world.wait_phase(name, "Active")
+        world.close(name)
+    for name in kinds:
+        world.wait_phase(name, "Destroyed")
+        assert world.reason(name, "OwnerWillRecreate") == "OwnerScaled"
+
+
+def ask_for_a_token(world: World) -> None:
+    """Have a gateway ask whose token a client shows, and whether it may have one of a Session."""
+    plane, account = world.stack.plane, f"{world.namespace}:default"
+    world.kubectl(
+        *("create", "rolebinding", "client", "--clusterrole=gpusession-client"),
+        f"--serviceaccount={account}",
+    )
+    kubernetes = plane.service_account_token(world.namespace, "default", TOKEN_AUDIENCE)
+    folder = world.stack.workdir / "rights"
+    kubeconfig = plane.kubeconfig_for_service_account(SYSTEM, "gpusession-gateway", folder)
+    with GatewayProcess(
+        folder, redis_url=world.stack.records.url, kubeconfig=kubeconfig
+    ) as gateway:
+        asked = urllib.request.Request(  # noqa: S310 - our own loopback
+            f"{gateway.url}/v1/token",
+            data=json.dumps({"namespace": world.namespace, "name": "owner"}).encode(),
+            headers={"Authorization": f"Bearer {kubernetes.read_text()}"},
+        )
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - as above
+            assert answer.status == 200
+
+
 def move_unseen(world: World) -> None:
     """Have the finalizer refused at a version that has passed, and the Session read again."""
     world.apply(world.pod("moved", node=""))
@@ -70,10 +127,13 @@ STORIES: tuple[Callable[[World], None], ...] = (
     come_before_the_pod,
     name_a_missing_node,
     share_a_pod,
+    ask_for_a_token,
+    scale_every_kind_of_owner,
     move_unseen,
     delete_the_namespace,
 )
-"""Leader election and the agents' first list of Sessions come with the stack's own start."""
+"""Leader election, the watch of namespaces and the agents' first list of Sessions come with the
+stack's own start."""
 
 Uses = tuple[set[Right], set[Right]]
 
