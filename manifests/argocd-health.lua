@@ -26,15 +26,31 @@ local stuck = {
   StillHeld = true, NotObservable = true, AgentRefused = true, KeyRefused = true,
 }
 
+-- What is no fault of the Session: expiry that waits while most are silent, and another Pod that
+-- comes in place of its own.
+local function notes()
+  local found = ""
+  for _, kind in ipairs({ "ExpiryPaused", "OwnerWillRecreate" }) do
+    if condition(kind).status == "True" then
+      found = found .. "; " .. kind .. ", " .. told(kind)
+    end
+  end
+  return found
+end
+
 if status.phase == "Active" then
-  health = { status = "Healthy", message = "bound to its Pod on " .. (status.nodeName or "?") }
+  health.status = "Healthy"
+  health.message = "bound to its Pod on " .. (status.nodeName or "?") .. notes()
 elseif status.phase == "Destroyed" then
-  health = { status = "Healthy", message = "ended: " .. told("GPUReleased") }
+  health = { status = "Healthy", message = "ended: " .. told("GPUReleased") .. notes() }
 elseif status.phase == "Pending" then
   health.message = told("Ready")
   if stuck[condition("Ready").reason or ""] then
     health.status = "Degraded"
   end
+elseif condition("GPUReleased").reason == "DestroyGrace" then
+  health.message = "ends at " .. (status.destroyAfter or "?") .. " unless a client comes back: "
+    .. (status.reason or "")
 elseif status.phase == "PendingDestroy" then
   health.message = told("GPUReleased")
   for _, kind in ipairs({ "StateCleared", "GPUReleased" }) do

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
+from tests.support.builders import after, decide, make_life, make_session
 from tests.support.kstatus_tool import Health, kstatus
 from tests.support.processes import Process
 from tests.support.session_world import World
+
+from gpusession.api.session import ConditionType, Phase, Reason, SessionStatus
+from gpusession.rules.conditions import find, holds
+from gpusession.rules.observation import Claimed, Outcome
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -31,6 +37,18 @@ def paused_controller(world: World) -> Iterator[Process]:
     """Give a way to freeze the controller, which goes on afterwards."""
     yield world.stack.controller
     world.stack.controller.resume()
+
+
+def judged_status(status: SessionStatus) -> Health:
+    """Have kstatus judge a status as the rules would have it written."""
+    return kstatus(
+        {
+            "apiVersion": "gpusession.dev/v1alpha1",
+            "kind": "Session",
+            "metadata": {"name": "s", "namespace": "n", "generation": status.observed_generation},
+            "status": msgspec.to_builtins(status),
+        }
+    )
 
 
 def judged(world: World, name: str) -> Health:
@@ -105,3 +123,26 @@ def test_a_session_that_no_controller_has_seen_looks_current(
     world.apply(world.session("unseen"))
 
     assert judged(world, "unseen").status == "Current"
+
+
+def test_a_session_whose_expiry_is_paused_is_current() -> None:
+    """It is bound and has what it asks for; that most are silent is no fault of its own."""
+    paused = make_life(Reason.HEARTBEAT_LOST, held="most are silent", pauses=True)
+    status, _ = decide(make_session(Phase.ACTIVE), life=paused)
+
+    assert holds(status, ConditionType.EXPIRY_PAUSED)
+    assert judged_status(status).status == "Current"
+
+
+def test_a_session_in_its_grace_is_in_progress_until_a_client_returns() -> None:
+    """Flux waits: either the client comes back, or the manifest is to be acted on again."""
+    bound = make_session(Phase.ACTIVE, destroy_grace_seconds=60)
+    claimed = Claimed(Reason.HEARTBEAT_LOST, Outcome.WON, final=False)
+    waits = decide(bound, claimed=claimed)
+    resumed, _ = decide(after(bound, waits), life=make_life())
+
+    released = find(waits[0], ConditionType.GPU_RELEASED)
+    assert released is not None
+    assert released.reason == Reason.DESTROY_GRACE
+    assert judged_status(waits[0]).status == "InProgress"
+    assert (resumed.phase, judged_status(resumed).status) == (Phase.ACTIVE, "Current")

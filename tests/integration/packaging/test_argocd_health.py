@@ -40,6 +40,21 @@ def session(phase: str | None, **conditions: str) -> dict[str, Any]:
         (session("Pending", Ready="False/PodUnscheduled"), "Progressing", "PodUnscheduled: m"),
         (session("Pending", Ready="False/PodNotManaged"), "Degraded", "PodNotManaged"),
         (session("Active", Ready="True/Bound"), "Healthy", "node-a"),
+        (
+            session("Active", ExpiryPaused="True/MassSilence"),
+            "Healthy",
+            "node-a; ExpiryPaused, MassSilence: m",
+        ),
+        (
+            session("Active", OwnerWillRecreate="True/OwnedByReplicaSet"),
+            "Healthy",
+            "OwnerWillRecreate, OwnedByReplicaSet: m",
+        ),
+        (
+            session("PendingDestroy", GPUReleased="False/DestroyGrace"),
+            "Progressing",
+            "unless a client comes back",
+        ),
         (session("PendingDestroy", GPUReleased="False/Releasing"), "Progressing", "Releasing"),
         (session("PendingDestroy", GPUReleased="False/StillHeld"), "Degraded", "StillHeld"),
         (
@@ -48,6 +63,11 @@ def session(phase: str | None, **conditions: str) -> dict[str, Any]:
             "KeyRefused",
         ),
         (session("Destroyed", GPUReleased="True/Freed"), "Healthy", "Freed"),
+        (
+            session("Destroyed", GPUReleased="True/Freed", OwnerWillRecreate="True/OwnerScaledUp"),
+            "Healthy",
+            "OwnerScaledUp",
+        ),
     ],
 )
 def test_it_tells_waiting_from_stuck(
