@@ -37,6 +37,7 @@ def _section(title: str) -> str:
 
 
 UPGRADE = _commands(_section("Upgrade"))
+LIVENESS = _commands(_section("From a version without liveness"))
 UNINSTALL = _commands(re.search(r"```sh\n(.*?)```", _section("Uninstall"), re.DOTALL)[1])
 RESCUE = _commands(_section("Uninstall").partition("**If it has happened**")[2])
 
@@ -59,6 +60,7 @@ def folder(stack: OperatorStack) -> Path:
         {"$patch": "delete", "apiVersion": "apps/v1", "kind": kind, "metadata": metadata}
         for kind, metadata in (
             ("Deployment", {"name": "gpusession-controller", "namespace": SYSTEM}),
+            ("Deployment", {"name": "gpusession-gateway", "namespace": SYSTEM}),
             ("DaemonSet", {"name": "gpusession-agent", "namespace": AGENTS}),
         )
     ]
@@ -73,7 +75,8 @@ def folder(stack: OperatorStack) -> Path:
 def run(world: World, command: list[str], *, user: str = "") -> str:
     """Run a command of the page, its placeholders filled in."""
     folder = str(world.stack.workdir / "folder")
-    words = {"YOUR_FOLDER": folder, "NAME": "stranded", "NAMESPACE": world.namespace}
+    words = {"YOUR_FOLDER": folder, "NAME": "stranded"}
+    words |= {"NAMESPACE": world.namespace, "NS": world.namespace}
     argv = [words.get(word, word) for word in command]
     argv = [str(REPOSITORY / word) if word.startswith("crds/") else word for word in argv]
     return world.stack.plane.kubectl(*argv, *([f"--as={user}"] if user else [])).stdout
@@ -95,6 +98,21 @@ def test_an_upgrade_leaves_a_living_session_alone(world: World) -> None:
     assert all(b.lives for b in born)
     world.close("lasting")
     assert world.wait_phase("lasting", "Destroyed")["release"]["verdict"] == "Freed"
+
+
+def test_whoever_upgrades_to_liveness_sees_and_changes_what_would_end(world: World) -> None:
+    """The defaults are listed, only told of, and set to what the Session is, while it lives."""
+    world.start("stranded", "--memory=1Gi")
+
+    listed, labelled, _, _, unlabelled = (run(world, command) for command in LIVENESS)
+
+    (row,) = [line.split() for line in listed.splitlines() if world.namespace in line]
+    assert row[1:5] == ["stranded", "30", "1800", "43200"]
+    assert ("labeled" in labelled, "unlabeled" in unlabelled) == (True, True)
+    spec = (world.get("stranded") or {})["spec"]
+    assert (spec["heartbeat"]["periodSeconds"], spec["idle"]["timeoutSeconds"]) == (0, 0)
+    world.delete("stranded")
+    world.wait_gone("stranded")
 
 
 def test_a_session_without_a_controller_ends_once_there_is_one_again(world: World) -> None:

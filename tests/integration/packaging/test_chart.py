@@ -127,9 +127,14 @@ def test_numbers_reach_a_process_as_they_were_written(
     assert {"name": f"GPUSESSION_{name}", "value": value} in env
 
 
-def test_settings_that_the_values_show_exist() -> None:
-    """The brake can be set by whoever reads values.yaml."""
-    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "page",
+    [CHART / "values.yaml", REPOSITORY / "docs" / "liveness.md"],
+    ids=["values.yaml", "liveness.md"],
+)
+def test_settings_that_people_read_of_exist(page: Path) -> None:
+    """Whoever copies the name of a brake's setting gets that setting, not a dead process."""
+    text = page.read_text(encoding="utf-8")
     shown = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text)) - {"GPUSESSION_"}
     fields = ControllerSettings.model_fields.keys() | GatewaySettings.model_fields.keys()
 
