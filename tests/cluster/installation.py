@@ -13,7 +13,11 @@ from tests.support.session_api import MANIFESTS
 from tests.support.toolchain import REPOSITORY
 
 SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
-WORKLOADS = {"daemonset/gpusession-agent": AGENTS, "deployment/gpusession-controller": SYSTEM}
+WORKLOADS = {
+    "daemonset/gpusession-agent": AGENTS,
+    "deployment/gpusession-controller": SYSTEM,
+    "deployment/gpusession-gateway": SYSTEM,
+}
 
 _IMAGE = "localhost/gpusession"
 _REDIS = f"{address(1)}:6379"
