@@ -25,8 +25,8 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-LARGEST = 200_000_000
-"""Bytes of all files; 190 MB were measured. A dependency that adds much should be noticed."""
+LARGEST = 215_000_000
+"""Bytes of all files; 208 MB were measured. A dependency that adds much should be noticed."""
 
 
 def buildah(*arguments: str) -> str:

@@ -24,6 +24,10 @@ _KILL_PAUSE = 0.002
 """Seconds before another round, also where nothing could be opened to wait for."""
 
 
+SANDBOX = "pause"
+"""The process of a Pod's sandbox in containerd and CRI-O: it only keeps namespaces open."""
+
+
 class ProcessId(NamedTuple):
     """A pid with the start time that makes it one process and no other."""
 
@@ -49,6 +53,7 @@ class Process:
 
 
 class _Stat(NamedTuple):
+    name: str
     start_time: int
     is_dead: bool
 
@@ -68,12 +73,15 @@ class PodProcesses:
     def living(self, pod_uid: str, *, also: Iterable[int] = ()) -> Members:
         """Tell which of the Pod's pids live: a zombie without threads holds nothing.
 
-        `also` are pids found elsewhere, which count where their cgroup is the Pod's.
+        `also` are pids found elsewhere, which count where their cgroup is the Pod's. The
+        sandbox is spared and not counted: kubelet makes a dead one anew, and the containers
+        with it, though the Pod be deleted, if it learns of the death before the deletion.
         """
         members = self.members(pod_uid)
         others = {pid for pid in also if pod_uid in self.place(pid).pods}
-        alive = frozenset(p for p in members.pids | others if self.identify(p) is not None)
-        return Members(alive, members.hidden)
+        alive = {pid for pid in members.pids if self._is_alive(pid, but=SANDBOX)}
+        alive |= {pid for pid in others if self._is_alive(pid)}
+        return Members(frozenset(alive), members.hidden)
 
     def place(self, pid: int) -> Place:
         """Tell in which Pods a process is; an unreadable one has no known place."""
@@ -86,6 +94,10 @@ class PodProcesses:
         """Give the process behind a pid, or None where it is dead or cannot be read."""
         stat = self._stat(pid)
         return None if stat is None or stat.is_dead else ProcessId(pid, stat.start_time)
+
+    def _is_alive(self, pid: int, *, but: str | None = None) -> bool:
+        stat = self._stat(pid)
+        return stat is not None and not stat.is_dead and stat.name != but
 
     def open(self, pids: Iterable[int], pod_uid: str) -> list[Process]:
         """Hold those of the pids that are living processes of the Pod."""
@@ -145,10 +157,12 @@ class PodProcesses:
         except OSError:
             return None
         # The name in field 2 may hold spaces and brackets: count from the last bracket.
-        state, *fields = text.rpartition(")")[2].split()
+        before, _, after = text.rpartition(")")
+        state, *fields = after.split()
         threads, start_time = int(fields[16]), int(fields[18])  # fields 20 and 22
         # Threads behind a zombie leader keep the memory of the process.
-        return _Stat(start_time, is_dead=state in "ZX" and threads <= 1)
+        name = before.partition("(")[2]
+        return _Stat(name, start_time, is_dead=state in "ZX" and threads <= 1)
 
 
 async def wait_for_exits(processes: Collection[Process], *, deadline_at: float) -> bool:

@@ -36,6 +36,8 @@ print("up", flush=True)
 time.sleep(60)
 """
 
+SANDBOX = NAMED.replace("a) S 1 (b", "pause")
+
 ZOMBIE_LEADER = """
 import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(60,)).start()
@@ -231,3 +233,26 @@ async def test_the_kernel_kills_the_cgroup_unless_the_agent_is_in_it(
 def test_a_process_id_is_pid_and_start_time() -> None:
     """Two processes that had one pid after the other are not the same."""
     assert ProcessId(7, 1) != ProcessId(7, 2)
+
+
+@pytest.mark.parametrize(("holders", "counts"), [(False, False), (True, True)])
+def test_the_sandbox_is_spared_unless_it_holds_memory(
+    tmp_path: Path, *, holders: bool, counts: bool
+) -> None:
+    """Its death would have kubelet start the containers again behind a release."""
+    uid = str(uuid.uuid4())
+    sandbox, worker = _start(sys.executable, "-c", SANDBOX), _start(sys.executable, "-c", NAMED)
+    pids = {sandbox.pid, worker.pid}
+    try:
+        for pid in pids:
+            processes = _fake_proc(tmp_path, pid, f"/kubepods/pod{uid}")
+        listed = tmp_path / "cgroup" / "kubepods" / f"pod{uid}" / "cgroup.procs"
+        listed.parent.mkdir(parents=True)
+        listed.write_text("\n".join(map(str, pids)))
+
+        living = processes.living(uid, also=pids if holders else ()).pids
+    finally:
+        for child in (sandbox, worker):
+            _end(child)
+
+    assert living == (pids if counts else {worker.pid})
