@@ -101,7 +101,7 @@ class AgentProcess:
         token.write_text("good")
         client = AgentClient(
             {NODE: f"https://127.0.0.1:{self.port}"}.get,
-            tls=self._trust,
+            tls=lambda: self._trust,
             server_name="localhost",
             token_file=token,
             timeout=timedelta(seconds=5),
