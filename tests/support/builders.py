@@ -241,4 +241,5 @@ def make_watch(age: timedelta = timedelta(days=1), *, heard: timedelta | None = 
 def make_life(reason: Reason | None = None, **fields: Any) -> Life:
     """Give what Redis says of the clients: fresh, or overdue for this reason."""
     liveness = Fresh() if reason is None else Overdue(reason, NOW)
-    return Life(**{"vitals": make_vitals(counter=7), "liveness": liveness} | fields)
+    judged = {"vitals": make_vitals(counter=7), "liveness": liveness, "watched_since": NOW}
+    return Life(**judged | fields)

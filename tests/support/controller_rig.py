@@ -159,7 +159,7 @@ class ControllerRig:
             performer=self.performer,
             clock=self._now,
             limits=Limits(),
-            take_suspicion=self.intake.take_suspicion,
+            intake=self.intake,
         )
 
     def make_performer(self, clearer: StateClearer | None) -> Performer:

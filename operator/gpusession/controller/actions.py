@@ -205,8 +205,11 @@ class Performer:
 
     async def _tell_would_end(self, action: TellWouldEnd, now: Round) -> None:
         metadata = now.session.metadata
+        now.findings.told_would_end = True
         if self._told.get(metadata.uid) is action.reason:
             return
+        if len(self._told) > len(self._sessions):
+            self._told = {uid: r for uid, r in self._told.items() if uid in self._sessions}
         self._told[metadata.uid] = action.reason
         EXPIRY_WOULD_END.labels(action.reason).inc()
         message = f"observe mode: this Session would have ended ({action.reason})"

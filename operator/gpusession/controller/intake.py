@@ -60,6 +60,11 @@ class Intake:
             self._suspects.add(uid)
             self.wake(uid, priority)
 
+    def suspect_again(self, uid: str) -> None:
+        """Put back the suspicion of a visit that failed, and that comes again by itself."""
+        if uid in self._sessions:
+            self._suspects.add(uid)
+
     def take_suspicion(self, uid: str) -> bool:
         """Tell whether there was one; the visit that asks sees to it."""
         suspected = uid in self._suspects

@@ -26,7 +26,7 @@ from gpusession.store.deadlines import DeadlineStore
 from gpusession.store.events import EventBus
 from gpusession.store.gateways import GatewayRegistry
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import SessionStore
+from gpusession.store.sessions import Proof, SessionStore
 
 
 class LivenessWatch:
@@ -55,7 +55,7 @@ class LivenessWatch:
         )
         monotonic = asyncio.get_running_loop().time
         brakes = Brakes(_limits(settings), works=self.usage.works, clock=monotonic)
-        self.records = RecordKeeper(store, sessions, proof=lambda: self.sweeper.proof, clock=clock)
+        self.records = RecordKeeper(store, sessions, proof=self._proof, clock=clock)
         self.sweeper = Sweeper(
             Source(Pulse(client), DeadlineStore(client, lease=settings.deadline_lease), gateways),
             brakes=brakes,
@@ -87,6 +87,9 @@ class LivenessWatch:
     def tasks(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs for as long as this process leads."""
         return self.sweeper.run, self.follower.run, self.usage.run, self.records.run
+
+    def _proof(self, since: datetime | None) -> Proof | None:
+        return self.sweeper.proof(since)
 
 
 def _limits(settings: ControllerSettings) -> BrakeLimits:

@@ -6,6 +6,7 @@ answer must fit the latest tick. The claim checks the rest where it is made.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -14,7 +15,7 @@ from gpusession.api.session import Reason, Session
 from gpusession.controller.brakes import Brakes
 from gpusession.controller.usage import UsageKeeper
 from gpusession.errors import StoreUnavailable
-from gpusession.rules.continuity import Tolerances, Watch
+from gpusession.rules.continuity import Tolerances, Watch, heard_from, is_recent
 from gpusession.rules.expiry import Overdue, Stage, Vitals, grace_is_over, judged
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look
 from gpusession.store.sessions import SessionStore, Sighting
@@ -53,25 +54,41 @@ class Lives:
             return UNSEEN
         if sighting is None:
             return ABSENT
-        watch = self._watching()
-        if not self._fits(watch, sighting):
+        whole = self._watching()
+        if not self._fits(whole, sighting):
             return UNSEEN
+        gateway = sighting.record.gw or ""
+        watch = self._since_relief(whole, session, gateway)
         vitals = as_vitals(sighting)
         liveness = judged(vitals, watch, session.spec)
         grace = timedelta(seconds=session.spec.destroy_grace_seconds)
-        over = grace_is_over(vitals, watch, grace)
+        over = grace_is_over(vitals, whole, grace)
+        life = Life(vitals, liveness, watched_since=whole.since, grace_over=over)
         if not isinstance(liveness, Overdue):
             self._brakes.heard(uid)
-            return Life(vitals, liveness, over)
-        held, pauses = await self._held(session, liveness)
-        return Life(vitals, liveness, over, held=held, pauses=pauses)
+        if not isinstance(liveness, Overdue) or vitals.stage is not Stage.ACTIVE:
+            return life  # an end that has begun waits for no turn
+        held, pauses = await self._held(session, liveness, gateway)
+        return replace(life, held=held, pauses=pauses)
+
+    def _since_relief(self, watch: Watch, session: Session, gateway: str) -> Watch:
+        """Give whoever a full brake has held a whole threshold from the moment it opened."""
+        node = session.status.node_name or ""
+        relieved = self._brakes.relieved(node=node, gateway=gateway)
+        if relieved is None or watch.last is None:
+            return watch
+        ago = timedelta(seconds=watch.last.answered_at - relieved)
+        return heard_from(watch, watch.last.now - ago)
 
     def _fits(self, watch: Watch, sighting: Sighting) -> bool:
         """Tell whether the answer's clock goes on from the latest tick's."""
         if watch.last is None:
             return True  # nothing is proven then anyway
+        now = asyncio.get_running_loop().time()
+        if not is_recent(watch.last, now, tolerances=self._tolerances):
+            return False  # Redis was away, and the next tick is going to say so
         passed = (sighting.now - watch.last.now).total_seconds()
-        ours = asyncio.get_running_loop().time() - watch.last.answered_at
+        ours = now - watch.last.answered_at
         error = self._tolerances.clock_error + self._tolerances.longest_gap
         return (
             -self._tolerances.clock_error.total_seconds()
@@ -79,12 +96,16 @@ class Lives:
             <= (ours + error.total_seconds())
         )
 
-    async def _held(self, session: Session, overdue: Overdue) -> tuple[str | None, bool]:
+    async def _held(
+        self, session: Session, overdue: Overdue, gateway: str
+    ) -> tuple[str | None, bool]:
         uid, node = session.metadata.uid, session.status.node_name or ""
         if overdue.reason not in BRAKED or session.metadata.expiry_override_by:
             return None, False
         held = self._brakes.held(uid)
         if held is not None:
+            # Whatever brought us here, it is silent, counts as such, and waits for its turn.
+            self._brakes.note(uid, node=node, gateway=gateway, overdue=True)
             return held.message, held.pauses
         if self._brakes.is_whole_node_silent(node) and not await self._usage.answers(node):
             return f"nobody on node {node} is heard, and its agent does not answer", True

@@ -149,7 +149,7 @@ class _Reign:
             ),
             clock=_now,
             limits=Limits(pending_report_after=settings.pending_report_after),
-            take_suspicion=intake.take_suspicion,
+            intake=intake,
         )
         sweep = Sweep(
             reader=reader,

@@ -49,6 +49,7 @@ class Findings:
     life_due: bool = False
     """Whether somebody had cause to ask Redis about the clients."""
     claimed: Claimed | None = None
+    told_would_end: bool = False
 
 
 class Observer:
@@ -96,6 +97,7 @@ class Observer:
             life=await self._life(session, findings),
             claimed=findings.claimed,
             observe_only=self._observes(session.metadata.namespace),
+            told_would_end=findings.told_would_end,
         )
 
     async def session(self, seen: Metadata) -> Session | None:

@@ -50,8 +50,8 @@ log = structlog.get_logger()
 class RecordKeeper:
     """Opens, claims, forgets and repairs records; raises nothing.
 
-    `proof` gives our latest tick, None where Redis is not being watched: a server that does
-    not remember it is not the one that was judged.
+    `proof` gives our latest tick, None where Redis is not being watched, or not by the watch
+    that began then: a server that does not remember it is not the one that was judged.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RecordKeeper:
         store: SessionStore,
         sessions: SessionCache,
         *,
-        proof: Callable[[], Proof | None],
+        proof: Callable[[datetime | None], Proof | None],
         clock: Callable[[], datetime],
     ) -> None:
         self._proof = proof
@@ -72,21 +72,22 @@ class RecordKeeper:
     async def open(self, session: Session, status: SessionStatus) -> bool:
         """Make sure of the record of a bound Session; False where Redis did not answer.
 
-        In the grace of its end the record is pending, and the grace begins again: whoever
-        has lost it cannot know how much of it clients have had.
+        In the grace of its end a new record is pending, and the grace begins again: whoever
+        has lost it cannot know how much of it clients have had. One that is there says itself
+        whether a client has returned.
         """
         uid, spec = session.metadata.uid, session.spec
         opening = _opening(session, status, now=self._clock())
-        opened = await self._try(lambda: self._store.open(**opening))
-        if opened and is_cancellable(session.status):
+        made = await self._ask(lambda: self._store.open(**opening), otherwise=None)
+        if made and is_cancellable(session.status):
             grace = timedelta(seconds=spec.destroy_grace_seconds)
             again = Claim(Stage.PENDING, Reason(session.status.reason), grace, None)
             return await self.claim(uid, again) is Outcome.WON
-        return opened
+        return made is not None
 
     async def claim(self, uid: str, action: Claim) -> Outcome:
         """Take the right to end a silent Session; UNKNOWN proves nothing, and ends nobody."""
-        proof = self._proof()
+        proof = self._proof(action.watched_since)
         if proof is None:
             return Outcome.UNKNOWN
         return await self._ask(lambda: self._claimed(uid, action, proof), otherwise=Outcome.UNKNOWN)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from gpusession.api.session import Reason, Session
+from gpusession.api.session import Phase, Reason, Session
 from gpusession.controller.brakes import Brakes
 from gpusession.controller.census import Census
 from gpusession.controller.lives import BRAKED
@@ -19,8 +19,9 @@ from gpusession.controller.queue import Priority
 from gpusession.controller.sessions import SessionCache
 from gpusession.errors import StoreUnavailable
 from gpusession.metrics import GATEWAYS_LAPSED, REDIS_UP, SWEEP_SECONDS, WATCH_BREAKS
-from gpusession.rules.continuity import Break, Tick, Tolerances, Watch, restarted, watched
+from gpusession.rules.continuity import Tick, Tolerances, Watch, is_recent, restarted, watched
 from gpusession.rules.expiry import heartbeat_period, heartbeat_threshold, idle_timeout
+from gpusession.rules.returning import is_cancellable
 from gpusession.store.deadlines import DeadlineStore, Due, DueKind
 from gpusession.store.gateways import GatewayRegistry
 from gpusession.store.pulse import Pulse
@@ -92,10 +93,16 @@ class Sweeper:
         """How long Redis has been watched without a break."""
         return self._watch
 
-    @property
-    def proof(self) -> Proof | None:
-        """What a claim rests on: our latest tick; None while Redis is not being watched."""
-        return self._proof if self._watch.since is not None else None
+    def proof(self, since: datetime | None) -> Proof | None:
+        """Give what a claim rests on: our latest tick, and of the watch that began then.
+
+        None while Redis is not being watched, or if the watch has been broken since.
+        """
+        began, last = self._watch.since, self._watch.last
+        if began is None or last is None or since not in (None, began):
+            return None
+        now = asyncio.get_running_loop().time()
+        return self._proof if is_recent(last, now, tolerances=self._tolerances) else None
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -130,18 +137,19 @@ class Sweeper:
         self._proof = seen.proof
         REDIS_UP.set(1)
         self._take_in(tick)
-        if self._watch.broken_by is Break.CLOCK:
-            await self._deadlines.look_at_all()
         await self._help_the_abandoned(seen.lapsed)
+        later: dict[str, datetime] = {}
         for row in await self._deadlines.due(AT_ONCE):
-            await self._take(row)
+            if (ripe := self._take(row)) is not None:
+                later[row.uid] = ripe
+        await self._deadlines.postpone(later)
         turns, left_full = self._brakes.advance()
         if left_full:
             self._watch = restarted(self._watch)
             self._brakes.forget_all()
         for uid in turns:
             self._suspect(uid, Priority.HEARTBEAT)
-        for uid in self._census.to_tell(self._brakes.waiting):
+        for uid in self._census.to_tell():
             self._suspect(uid, Priority.RESYNC)
 
     def _take_in(self, tick: Tick) -> None:
@@ -151,7 +159,8 @@ class Sweeper:
         WATCH_BREAKS.labels(why).inc()
         log.warning("the watch of Redis begins anew; nobody is overdue for now", reason=why)
         self._brakes.forget_all()
-        self._restore()
+        if self._watch.since is not None:
+            self._restore()
 
     async def _help_the_abandoned(self, lapsed: tuple[str, ...]) -> None:
         for gateway in lapsed:
@@ -160,34 +169,40 @@ class Sweeper:
             while await self._gateways.lapse(gateway):
                 pass
 
-    async def _take(self, row: Due) -> None:
+    def _take(self, row: Due) -> datetime | None:
+        """Wake or count a Session; gives when to look again where it is too early to tell."""
         session = self._sessions.get(row.uid)
         if session is None:
-            return  # the resync forgets it, or the watch brings it
+            return None  # the resync forgets it, or the watch brings it
         if row.kind is DueKind.LATE or (row.kind is DueKind.DUE and row.why in BRAKED):
-            await self._note(row, session)
-        elif row.why == Reason.IDLE and (ripe := self._idle_ripe(session)) is not None:
-            await self._deadlines.postpone(row.uid, ripe)
-        else:
-            self._suspect(row.uid, PRIORITY.get(row.why, Priority.EXPLICIT))
+            return self._note(row, session)
+        if row.why == Reason.IDLE and (ripe := self._idle_ripe(session)) is not None:
+            return ripe
+        if session.status.phase is Phase.PENDING_DESTROY and not is_cancellable(session.status):
+            return None  # its release goes on by itself, and needs no Redis
+        self._suspect(row.uid, PRIORITY.get(row.why, Priority.EXPLICIT))
+        return None
 
     def _idle_ripe(self, session: Session) -> datetime | None:
         """Say from when on idleness can be proven, if that is still to come."""
-        began = self._watch.heard_since or self._watch.now
-        ripe = None if began is None else began + idle_timeout(session.spec)
-        return ripe if ripe and self._watch.now and self._watch.now < ripe else None
+        now, began = self._watch.now, self._watch.since
+        if session.spec.idle is not None and "Client" in session.spec.idle.signals:
+            began = self._watch.heard_since
+        ripe = None if now is None else (began or now) + idle_timeout(session.spec)
+        return ripe if ripe and now and now < ripe else None
 
-    async def _note(self, row: Due, session: Session) -> None:
+    def _note(self, row: Due, session: Session) -> datetime | None:
         """Count a silence, if it was watched for long enough to be one."""
         now, heard = self._watch.now, self._watch.heard_since
         if now is None or heard is None:
-            return  # without a gateway nobody can be heard; the lease brings it again
+            return None  # without a gateway nobody can be heard; the lease brings it again
         late, ripe = heard, heard
         if row.why != Reason.DISCONNECTED:
             ripe = heard + heartbeat_threshold(session.spec)
             late = min(ripe, heard + heartbeat_period(session.spec) * LATE_PERIODS)
-        if row.kind is DueKind.DUE and now < ripe:
-            await self._deadlines.postpone(row.uid, late if now < late else ripe)
         if now >= late:
             overdue = row.kind is DueKind.DUE and now >= ripe
             self._brakes.note(row.uid, node=row.node, gateway=row.gateway, overdue=overdue)
+        if row.kind is DueKind.DUE and now < ripe:
+            return late if now < late else ripe
+        return None

@@ -19,6 +19,9 @@ from gpusession.store.sessions import SessionStore
 AT_ONCE = 16
 """Agents asked at the same time; with 5,000 nodes a round takes seconds, not the minute."""
 
+BREATH_SECONDS = 1.0
+"""Between two rounds that take longer than the period, where many agents do not answer."""
+
 log = structlog.get_logger()
 
 
@@ -42,9 +45,12 @@ class UsageKeeper:
 
     async def run(self) -> None:
         """Poll until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             await self.poll()
-            await asyncio.sleep(self._period.total_seconds())
+            took = loop.time() - began
+            await asyncio.sleep(max(self._period.total_seconds() - took, BREATH_SECONDS))
 
     async def poll(self) -> None:
         """Ask every node with an Active Session once."""

@@ -10,6 +10,7 @@ from datetime import datetime
 import structlog
 
 from gpusession.controller.actions import Performer, Round
+from gpusession.controller.intake import Intake
 from gpusession.controller.observer import Findings, Observer
 from gpusession.controller.queue import DestroyQueue, Priority
 from gpusession.controller.sessions import SessionCache
@@ -38,9 +39,9 @@ class Worker:
         performer: Performer,
         clock: Callable[[], datetime],
         limits: Limits,
-        take_suspicion: Callable[[str], bool],
+        intake: Intake,
     ) -> None:
-        self._take_suspicion = take_suspicion
+        self._intake = intake
         self._queue = queue
         self._sessions = sessions
         self._observer = observer
@@ -98,8 +99,17 @@ class Worker:
             return "defect"
 
     async def _work(self, uid: str, priority: Priority) -> str:
-        findings = Findings(rebind_due=uid in self._rebinds, life_due=self._take_suspicion(uid))
+        suspected = self._intake.take_suspicion(uid)
+        findings = Findings(rebind_due=uid in self._rebinds, life_due=suspected)
         self._rebinds.discard(uid)
+        try:
+            return await self._decide(uid, priority, findings)
+        except Exception:
+            if suspected:
+                self._intake.suspect_again(uid)  # it may have claimed what it did not write
+            raise
+
+    async def _decide(self, uid: str, priority: Priority, findings: Findings) -> str:
         for _ in range(ROUNDS):
             session = self._sessions.get(uid)
             if session is None:

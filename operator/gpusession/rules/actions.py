@@ -5,7 +5,7 @@ decides again. `controller/actions.py` has one function per class.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from typing_extensions import override
 
@@ -85,6 +85,8 @@ class Claim:
     grace: timedelta
     counter: int | None
     """Of the record that was judged; None where any will do."""
+    watched_since: datetime | None = None
+    """When the watch began under which it was judged; another one proves nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)

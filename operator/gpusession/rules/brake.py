@@ -26,6 +26,9 @@ class ScopeKind(StrEnum):
     NODE = "node"
     GATEWAY = "gateway"
 
+    # Enum's own is written in Python, and brakes look up scopes by the hundred thousand.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class BrakeLimits:

@@ -6,7 +6,7 @@ overdue before one whole threshold of it. Times of the server are only ever comp
 its own; of ours only differences are used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -90,6 +90,22 @@ def watched(before: Watch, tick: Tick, *, tolerances: Tolerances) -> Watch:
         heard = before.heard_since if broken_by is None else None
         heard = heard or tick.now
     return Watch(since=since, heard_since=heard, last=tick, broken_by=broken_by)
+
+
+def is_recent(tick: Tick, now: float, *, tolerances: Tolerances) -> bool:
+    """Tell whether a tick still speaks for the server at that moment of our clock.
+
+    While Redis is away the watch looks unbroken until the next tick finds the gap; what was
+    not written meanwhile must prove nothing in between.
+    """
+    return now - tick.sent_at <= tolerances.longest_gap.total_seconds()
+
+
+def heard_from(watch: Watch, moment: datetime) -> Watch:
+    """Let nobody's silence count before that moment of the server's clock."""
+    if watch.heard_since is None:
+        return watch
+    return replace(watch, heard_since=max(watch.heard_since, moment))
 
 
 def restarted(before: Watch) -> Watch:

@@ -14,15 +14,19 @@ from gpusession.rules.actions import (
 from gpusession.rules.conditions import find, with_condition, without_condition
 from gpusession.rules.evidence import lifetime_end
 from gpusession.rules.expiry import Overdue, Stage
-from gpusession.rules.observation import ABSENT, Life, Observation, Outcome
+from gpusession.rules.observation import ABSENT, Claimed, Life, Observation, Outcome
 from gpusession.rules.outcome import pending_destroy
+
+SHORTEST_GRACE = timedelta(seconds=1)
+"""Of a claim that may be taken back; the claim of the release then ends it."""
 
 
 def living(state: SessionStatus, seen: Observation, *, now: datetime) -> Step | None:
     """Decide on the clients of a bound Session; None where they give no cause for anything."""
     if seen.claimed is not None and seen.claimed.outcome is Outcome.WON:
-        return _end(state, seen, seen.claimed.reason, now=now)
-    if seen.observe_only and (told := _would_end(state, seen, now=now)) is not None:
+        return _end(state, seen, seen.claimed, now=now)
+    tells = seen.observe_only and not seen.told_would_end
+    if tells and (told := _would_end(state, seen, now=now)) is not None:
         return state, (TellWouldEnd(told),)
     if seen.life is ABSENT:
         return state, (OpenRecord(),)  # lost data: everybody starts with a whole threshold
@@ -42,11 +46,14 @@ def _by_record(
         return None  # a client was heard meanwhile, or Redis was not
     reason, grace = life.liveness.reason, _grace(seen)
     stage = Stage.PENDING if grace else Stage.RELEASING
-    return state, (Claim(stage, reason, grace, life.vitals.counter),)
+    claim = Claim(stage, reason, grace, life.vitals.counter, life.watched_since)
+    return state, (claim,)
 
 
-def _end(state: SessionStatus, seen: Observation, reason: Reason, *, now: datetime) -> Step:
-    return pending_destroy(state, reason, now=now, grace=_grace(seen)), (RecordStatus(),)
+def _end(state: SessionStatus, seen: Observation, claimed: Claimed, *, now: datetime) -> Step:
+    """Write what was claimed, even if the spec asks for another grace since."""
+    grace = timedelta() if claimed.final else max(_grace(seen), SHORTEST_GRACE)
+    return pending_destroy(state, claimed.reason, now=now, grace=grace), (RecordStatus(),)
 
 
 def _grace(seen: Observation) -> timedelta:

@@ -5,7 +5,7 @@ says that there is none) and `UNSEEN` (nobody could look). Only the first two ar
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from gpusession.api.cluster import Node, OwnerReference, Pod
@@ -61,6 +61,8 @@ class Life:
 
     vitals: Vitals
     liveness: Liveness
+    watched_since: datetime | None = None
+    """When the watch began under which it was judged."""
     grace_over: bool = False
     """Whether a pending end has had its whole grace, in which clients could return."""
     held: str | None = None
@@ -109,6 +111,8 @@ class Observation:
     claimed: Claimed | None = None
     observe_only: bool = False
     """Whether its Namespace wants to be told of expiry only."""
+    told_would_end: bool = False
+    """Whether this round of work has told so."""
 
 
 @dataclass(frozen=True, slots=True)

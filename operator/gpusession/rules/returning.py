@@ -62,7 +62,10 @@ def _by_record(state: SessionStatus, seen: Observation, life: Life, *, now: date
         case Stage.PENDING if seen.claimed is not None and seen.claimed.final:
             return state, (Requeue(),)
         case Stage.PENDING:
-            return state, (Claim(Stage.RELEASING, Reason(state.reason), timedelta(), None),)
+            # The counter, for whoever returned since the look has won.
+            counter, since = life.vitals.counter, life.watched_since
+            claim = Claim(Stage.RELEASING, Reason(state.reason), timedelta(), counter, since)
+            return state, (claim,)
         case Stage.RELEASING | Stage.GONE:
             return _committed(state, Reason(state.reason), now=now)
         case _:

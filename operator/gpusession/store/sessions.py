@@ -147,8 +147,10 @@ class SessionStore:
         lifetime: timedelta,
         liveness: LivenessSpec,
         state: RecordState = RecordState.ACTIVE,
-    ) -> None:
+    ) -> bool:
         """Make sure that the record is there and whole, and watched as `liveness` asks.
+
+        True if there was none.
 
         What an existing record says stands, its beats above all: an open that comes late
         or twice takes nothing back. `lifetime` is what is left of it now.
@@ -157,11 +159,12 @@ class SessionStore:
         limits = (milliseconds(lifetime), milliseconds(KEEP))
         whose = (uid, namespace, name, user or "", node, state)
         names = [keys.record(uid), keys.DEADLINES, keys.name(namespace, name)]
-        await self._client.run(
+        made = await self._client.run(
             "open",
             keys=[*names, keys.user(user)] if user else names,
             args=(*whose, *limits, *_watched(liveness)),
         )
+        return bool(made)
 
     async def read(self, uid: str) -> Sighting | None:
         """Give the record; None where it is missing or not whole, which proves nothing."""

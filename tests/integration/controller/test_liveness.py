@@ -1,7 +1,7 @@
 """Silence, closes and returns, from a real Redis to a real apiserver; periods are a second."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -21,9 +21,13 @@ from gpusession.api.session import (
     Session,
 )
 from gpusession.api.usage import UsageReport
-from gpusession.errors import Stale
+from gpusession.controller.queue import Priority
+from gpusession.errors import Retry, Stale
 from gpusession.kube.writer import KubeWriter
+from gpusession.metrics import RECONCILES
+from gpusession.rules.actions import Claim
 from gpusession.rules.conditions import holds, timestamp
+from gpusession.rules.expiry import Stage
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
 
@@ -368,6 +372,56 @@ async def test_observe_mode_tells_and_ends_nobody(
                 await asyncio.sleep(0.1)
 
     assert state(rig, session) == (Phase.ACTIVE, Reason.BOUND)
+
+
+async def test_observe_mode_is_quiet_after_it_has_told(
+    cluster: Cluster, rig: ControllerRig, clients: Clients
+) -> None:
+    """A lifetime that is over is no reason to go round and round."""
+    old = timedelta(hours=13)
+    session = await active(cluster, rig, "told", since=old, maxLifetimeSeconds=43200)
+    rig.observed.add(cluster.namespace)
+    before = RECONCILES.labels("retry")._value.get()
+
+    async with at_work(rig, clients.keep()):
+        await until(lambda: session.metadata.uid in rig.performer._told, what="the telling")
+        await asyncio.sleep(0.5)
+
+    assert RECONCILES.labels("retry")._value.get() == before
+
+
+async def test_visit_that_fails_keeps_its_suspicion(cluster: Cluster, rig: ControllerRig) -> None:
+    """A claim that could not be written is taken back at once, not by the next lease."""
+    session = await active(cluster, rig, "stale", **NO_BEATS)
+    uid = session.metadata.uid
+    await rig.liveness.sweeper.sweep()
+    claim = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), None)
+    await rig.records.claim(uid, claim)
+    await cluster.patch("sessions", "stale", {"spec": {"ttlSecondsAfterDestroyed": 9}})
+    rig.intake.suspect(uid, Priority.HEARTBEAT)
+    rig.leader.check = deposed_once(rig.leader.check)  # type: ignore[method-assign]
+
+    async with running(rig.worker.run()):
+        await until_active_record(rig, uid)
+
+
+def deposed_once(check: Callable[[], None]) -> Callable[[], None]:
+    """Let the first effect of a visit fail as a request does that got no answer."""
+    failures = [Retry("no answer")]
+
+    def fails() -> None:
+        if failures:
+            raise failures.pop()
+        check()
+
+    return fails
+
+
+async def until_active_record(rig: ControllerRig, uid: str) -> None:
+    """Wait until the record is active again."""
+    async with asyncio.timeout(5):
+        while (seen := await rig.store.read(uid)) is None or seen.record.state != "active":
+            await asyncio.sleep(0.02)
 
 
 async def test_dead_gateway_leaves_a_fresh_threshold(

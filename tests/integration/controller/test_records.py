@@ -2,18 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
-from tests.support.builders import NOW, make_metadata, make_session
+from tests.support.builders import NOW, make_metadata, make_session, make_status
+from tests.support.cluster import running
 from tests.support.redis_server import RedisServer
 
-from gpusession.api.session import Heartbeat, Idle, Phase, Session
+from gpusession.api.session import Heartbeat, Idle, Phase, Reason, Session
 from gpusession.controller.records import PATIENCE, REST, RecordKeeper
 from gpusession.controller.sessions import SessionCache
+from gpusession.rules.actions import Claim
+from gpusession.rules.expiry import Stage
+from gpusession.rules.observation import Outcome
+from gpusession.rules.outcome import pending_destroy
 from gpusession.store.client import RedisClient
-from gpusession.store.sessions import Proof, SessionStore
+from gpusession.store.pulse import Pulse
+from gpusession.store.sessions import Proof, RecordState, SessionStore
 
 SHORT = 2 * PATIENCE.total_seconds()
 """Patience and as much again for a busy machine; Redis' own limit is ten times that."""
@@ -24,11 +32,32 @@ class Desk:
 
     def __init__(self, client: RedisClient) -> None:
         self.proof: Proof | None = None
+        self.since: datetime | None = None
+        self.pulse = Pulse(client)
         self.sessions = SessionCache()
         self.store = SessionStore(client)
         self.records = RecordKeeper(
-            self.store, self.sessions, proof=lambda: self.proof, clock=lambda: NOW
+            self.store, self.sessions, proof=self._proof_since, clock=lambda: NOW
         )
+
+    def _proof_since(self, since: datetime | None) -> Proof | None:
+        return self.proof if since in (None, self.since) else None
+
+    async def watch(self) -> None:
+        """Tick, so that a claim has something to rest on."""
+        self.proof, self.since = (await self.pulse.tick()).proof, NOW
+
+    async def claim(self, uid: str = "s-1", **changed: Any) -> Outcome:
+        """Claim a record in the state in which it is read, or otherwise."""
+        sighting = await self.store.read(uid)
+        counter = sighting.record.n if sighting else 0
+        action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), counter, NOW)
+        return await self.records.claim(uid, replace(action, **changed))
+
+    async def state(self, uid: str = "s-1") -> str | None:
+        """Give how far a record says that its end has come."""
+        sighting = await self.store.read(uid)
+        return None if sighting is None else sighting.record.state
 
     def knows(self, uid: str, phase: Phase) -> Session:
         """Have the cache know a Session."""
@@ -222,3 +251,146 @@ async def test_newest_state_decides_what_is_opened(desk: Desk) -> None:
     await repairing
 
     assert await desk.store.uids() == set()
+
+
+def in_grace(uid: str = "s-1") -> Session:
+    """Give a Session that may still be taken back."""
+    status = pending_destroy(
+        make_status(Phase.ACTIVE), Reason.IDLE, now=NOW, grace=timedelta(seconds=60)
+    )
+    return make_session(status=status, metadata=make_metadata(uid=uid), destroy_grace_seconds=60)
+
+
+async def opened(desk: Desk) -> Session:
+    """Give an Active Session with its record, on a watched Redis."""
+    session = desk.knows("s-1", Phase.ACTIVE)
+    await desk.records.open(session, session.status)
+    await desk.watch()
+    return session
+
+
+async def test_claim_of_the_record_that_was_judged_is_won(desk: Desk) -> None:
+    """And the record says so from then on."""
+    await opened(desk)
+
+    assert await desk.claim() is Outcome.WON
+    assert await desk.state() == "releasing"
+
+
+@pytest.mark.parametrize(
+    ("changed", "outcome"),
+    [
+        pytest.param({"counter": 1}, Outcome.RETURNED, id="heard since"),
+        pytest.param({"watched_since": NOW + timedelta(1)}, Outcome.UNKNOWN, id="another watch"),
+    ],
+)
+async def test_claim_on_anything_else_changes_nothing(
+    desk: Desk, changed: dict[str, Any], outcome: Outcome
+) -> None:
+    """What was judged is not what is there."""
+    await opened(desk)
+
+    assert await desk.claim(**changed) is outcome
+    assert await desk.state() == "active"
+
+
+async def test_claim_without_a_record_or_a_watch_proves_nothing(desk: Desk) -> None:
+    """Nobody is ended by what is missing."""
+    unwatched = await desk.claim()
+    await desk.watch()
+
+    assert unwatched is await desk.claim() is Outcome.UNKNOWN
+
+
+async def test_claim_at_a_server_that_forgot_us_proves_nothing(desk: Desk) -> None:
+    """It may have forgotten a beat as well."""
+    await opened(desk)
+    await desk.pulse._client.call("DEL", "gs:tick")
+
+    assert await desk.claim() is Outcome.UNKNOWN
+    assert await desk.state() == "active"
+
+
+async def test_claim_on_a_dead_redis_is_unknown(own_redis: RedisServer, desk: Desk) -> None:
+    """Neither won nor lost, and no error."""
+    await opened(desk)
+    own_redis.kill()
+
+    action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), 0, NOW)
+    assert await desk.records.claim("s-1", action) is Outcome.UNKNOWN
+
+
+async def test_lost_record_of_a_grace_is_pending_again(desk: Desk) -> None:
+    """The grace begins anew, and clients hear of it."""
+    await desk.watch()
+    session = in_grace()
+
+    assert await desk.records.open(session, session.status)
+
+    sighting = await desk.store.read("s-1")
+    assert sighting is not None
+    record = sighting.record
+    assert (record.state, record.why) == (RecordState.PENDING, Reason.IDLE)
+    assert record.until is not None
+    assert timedelta(seconds=55) < record.until - sighting.now <= timedelta(seconds=60)
+
+
+async def test_open_in_the_grace_takes_no_return_back(desk: Desk) -> None:
+    """A record that is active by then says that a client has come back."""
+    await opened(desk)
+    session = in_grace()
+
+    assert await desk.records.open(session, session.status)
+    assert await desk.state() == "active"
+
+
+async def test_restore_opens_what_is_missing(desk: Desk) -> None:
+    """Active ones and those in their grace, without waiting for the resync."""
+    await desk.watch()
+    desk.knows("s-1", Phase.ACTIVE)
+    desk.sessions.keep(in_grace("s-2"))
+    desk.knows("s-3", Phase.PENDING_DESTROY)
+
+    async with running(desk.records.run()):
+        desk.records.restore()
+        async with asyncio.timeout(5):
+            while len(await desk.store.uids()) < 2:
+                await asyncio.sleep(0.02)
+
+    assert await desk.store.uids() == {"s-1", "s-2"}
+    assert (await desk.state("s-1"), await desk.state("s-2")) == ("active", "pending")
+
+
+async def test_restore_survives_a_dead_redis(own_redis: RedisServer, desk: Desk) -> None:
+    """The next wish is heard."""
+    desk.knows("s-1", Phase.ACTIVE)
+    own_redis.pause()
+
+    async with running(desk.records.run()):
+        desk.records.restore()
+        await asyncio.sleep(0.1)
+        own_redis.resume()
+        desk.records.restore()
+        async with asyncio.timeout(5):
+            while not await desk.store.uids():
+                await asyncio.sleep(0.02)
+
+
+async def test_reopened_session_is_just_heard(desk: Desk) -> None:
+    """A claim in vain costs its clients nothing."""
+    await opened(desk)
+    await desk.claim()
+
+    assert await desk.records.reopen("s-1")
+    assert await desk.state() == "active"
+
+
+async def test_revoked_session_is_told_as_revoked(desk: Desk) -> None:
+    """Its tokens are void before the end is told."""
+    await opened(desk)
+
+    await desk.records.tell_ending("s-1", Reason.REVOKED)
+
+    sighting = await desk.store.read("s-1")
+    assert sighting is not None
+    assert (sighting.record.rev, sighting.record.state) == (True, RecordState.RELEASING)

@@ -353,21 +353,9 @@ async def test_postponed_record_is_looked_at_then(client: RedisClient) -> None:
     await open_record(client)
     await bend(client, close=1)
 
-    await DeadlineStore(client).postpone(UID, moment(FAR))
+    await DeadlineStore(client).postpone({UID: moment(FAR)})
 
     assert (await due(client), await score(client)) == ([], FAR)
-
-
-async def test_all_are_looked_at_when_the_clock_was_moved(client: RedisClient) -> None:
-    """Scores of a clock that ran ahead would hide everybody for as long."""
-    await open_record(client)
-    await bend(client, close=1)
-    store = DeadlineStore(client)
-    await store.postpone(UID, moment(FAR))
-
-    await store.look_at_all()
-
-    assert await due(client) == [(DueKind.DUE, Reason.EXPLICIT_CLOSE)]
 
 
 async def test_postpone_adds_nobody(client: RedisClient) -> None:
@@ -375,7 +363,7 @@ async def test_postpone_adds_nobody(client: RedisClient) -> None:
     await open_record(client)
     await SessionStore(client).forget(UID)
 
-    await DeadlineStore(client).postpone(UID, moment(FAR))
+    await DeadlineStore(client).postpone({UID: moment(FAR)})
 
     assert await client.call("EXISTS", keys.DEADLINES) == 0
 

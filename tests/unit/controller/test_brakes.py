@@ -167,7 +167,7 @@ def test_heard_session_counts_no_more() -> None:
 
     cluster.brakes.heard("s-1")
 
-    assert cluster.brakes.waiting == []
+    assert list(cluster.brakes.overdue()) == []
     assert cluster.brakes.advance()[0] == []
 
 
@@ -180,7 +180,7 @@ def test_silence_ends_with_its_window() -> None:
     cluster.brakes.advance()
     cluster.silence(4, overdue=False)
 
-    assert cluster.brakes.waiting == []
+    assert list(cluster.brakes.overdue()) == []
     assert cluster.brakes.advance()[0] == []
 
 
@@ -206,3 +206,107 @@ def test_whole_node_is_silent_only_with_its_last_session(silent: range, whole: b
     cluster.brakes.advance()
 
     assert cluster.brakes.is_whole_node_silent("node-0") is whole
+
+
+def test_turn_that_was_used_costs_no_second_one() -> None:
+    """The Session has ended by then; its token belongs to another."""
+    cluster = Cluster(100)
+    cluster.silence(1)
+    turns = cluster.brakes.advance()[0]
+
+    cluster.now += 31
+
+    assert turns == ["s-1"]
+    assert cluster.brakes.advance()[0] == []
+
+
+def test_whoever_is_found_silent_again_gets_another_turn() -> None:
+    """The first one may have met a Redis that did not answer."""
+    cluster = Cluster(100)
+    cluster.silence(1)
+    cluster.brakes.advance()
+    cluster.now += 29
+    cluster.silence(1)
+
+    assert cluster.brakes.advance()[0] == []
+    cluster.now += 2
+    assert cluster.brakes.advance()[0] == ["s-1"]
+
+
+def test_half_silent_node_slows_nobody_else() -> None:
+    """Its own rate is a tenth; the cluster's stays as it is."""
+    cluster = Cluster(1000, nodes=20)
+    on_node = [i for i in range(1000) if cluster.node(i) == "node-3"][:20]
+    others = [i for i in range(1000) if cluster.node(i) == "node-7"][:10]
+
+    turns = cluster.run(1.5, *on_node, *others)
+
+    assert {f"s-{i}" for i in others} <= set(turns)
+    assert len(turns) == 11
+
+
+def test_node_that_leaves_full_gives_its_own_sessions_a_fresh_start() -> None:
+    """And leaves the watch of all others alone."""
+    cluster = Cluster(1000, nodes=100)
+    on_node = [i for i in range(1000) if cluster.node(i) == "node-3"]
+    cluster.run(1, *on_node)
+    cluster.brakes.forget_all()
+
+    left = []
+    for _ in range(182):
+        cluster.silence(*on_node[:4])
+        left.append(cluster.brakes.advance()[1])
+        cluster.now += 1
+
+    assert not any(left)
+    assert cluster.brakes.relieved(node="node-3", gateway="") == cluster.now - 2
+    assert cluster.brakes.relieved(node="node-4", gateway="g") is None
+
+
+def test_relief_forgets_whom_it_held() -> None:
+    """They are silent only from there on."""
+    cluster = Cluster(100)
+    cluster.run(1, *range(100))
+    cluster.brakes.forget_all()
+    cluster.brakes.advance()
+    cluster.now += 180
+    cluster.silence(1)
+
+    assert cluster.brakes.advance() == ([], True)
+    assert list(cluster.brakes.overdue()) == []
+
+
+def test_old_relief_is_forgotten() -> None:
+    """No list grows with every node that was ever silent."""
+    cluster = Cluster(100)
+    cluster.run(1, *range(100))
+    cluster.brakes.forget_all()
+    cluster.brakes.advance()
+    cluster.now += 180
+    cluster.brakes.advance()
+
+    cluster.now += 86_401
+    cluster.brakes.advance()
+
+    assert cluster.brakes.relieved(node="node-1", gateway="g") is None
+
+
+def test_only_the_overdue_behind_a_full_brake_are_paused() -> None:
+    """A mere turn in the queue is no pause."""
+    cluster = Cluster(1000, nodes=50)
+    on_node = [i for i in range(1000) if cluster.node(i) == "node-3"]
+    cluster.run(1, *on_node)
+    cluster.silence(1, 2)
+    cluster.silence(53, overdue=False)
+
+    assert cluster.brakes.is_paused(f"s-{on_node[0]}")
+    assert not cluster.brakes.is_paused("s-1")
+
+
+def test_late_ones_are_not_paused() -> None:
+    """They are not overdue, so nothing holds them."""
+    cluster = Cluster(100)
+    cluster.silence(*range(100), overdue=False)
+    cluster.brakes.advance()
+
+    assert not cluster.brakes.is_paused("s-1")

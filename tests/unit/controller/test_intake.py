@@ -120,3 +120,32 @@ def test_agent_wakes_whoever_may_have_waited_for_it(
     intake.agent_changed(node)
 
     assert ("s-1" in keys.added) is woken
+
+
+def test_suspicion_is_taken_once(intake: Intake, keys: Keys) -> None:
+    """The visit that takes it asks Redis, and the next one need not."""
+    intake.suspect("s-1", Priority.HEARTBEAT)
+
+    assert keys.added == {"s-1": Priority.HEARTBEAT}
+    assert intake.take_suspicion("s-1")
+    assert not intake.take_suspicion("s-1")
+
+
+def test_suspicion_of_a_failed_visit_is_put_back(intake: Intake, keys: Keys) -> None:
+    """Its key comes again by itself, after its pause."""
+    intake.suspect_again("s-1")
+
+    assert keys.added == {}
+    assert intake.take_suspicion("s-1")
+
+
+def test_nobody_unknown_is_suspected(intake: Intake, keys: Keys) -> None:
+    """Else the list would grow with every event about a Session that is gone."""
+    intake.suspect("s-9", Priority.HEARTBEAT)
+    intake.suspect_again("s-9")
+    intake.suspect_again("s-1")
+    intake.gone("s-1")
+
+    assert keys.added == {}
+    assert not intake.take_suspicion("s-9")
+    assert not intake.take_suspicion("s-1")

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from tests.support.builders import NOW
 
-from gpusession.rules.continuity import Break, Tick, Tolerances, Watch, restarted, watched
+from gpusession.rules.continuity import (
+    Break,
+    Tick,
+    Tolerances,
+    Watch,
+    heard_from,
+    is_recent,
+    restarted,
+    watched,
+)
 
 TOLERANCES = Tolerances()
 
@@ -124,3 +133,27 @@ def test_restart_invents_no_gateway() -> None:
     watch = restarted(follow(make_tick(100), make_tick(101, gateways=0)))
 
     assert watch.heard_since is None
+
+
+@pytest.mark.parametrize(("later", "recent"), [(0.0, True), (5.0, True), (5.1, False)])
+def test_tick_speaks_for_the_server_only_for_a_while(later: float, *, recent: bool) -> None:
+    """The server may have been away since, and beats with it."""
+    tick = make_tick(100.0)
+
+    assert is_recent(tick, 100.0 + later, tolerances=TOLERANCES) is recent
+
+
+@pytest.mark.parametrize(("at", "since"), [(99, 100), (103, 103)], ids=["before", "after"])
+def test_relief_moves_the_hearing_only_forward(at: int, since: int) -> None:
+    """A relief before the watch adds nothing to it."""
+    watch = heard_from(follow(make_tick(100), make_tick(104)), NOW + timedelta(seconds=at))
+
+    assert watch.heard_since == NOW + timedelta(seconds=since)
+    assert watch.since == NOW + timedelta(seconds=100)
+
+
+def test_relief_invents_no_gateway() -> None:
+    """Without one, nobody is heard after it either."""
+    watch = follow(make_tick(100, gateways=0))
+
+    assert heard_from(watch, NOW) == watch

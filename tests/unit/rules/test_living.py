@@ -34,6 +34,7 @@ from gpusession.rules.actions import (
 from gpusession.rules.conditions import find
 from gpusession.rules.expiry import NoData, Stage
 from gpusession.rules.observation import ABSENT, UNSEEN, Claimed, Outcome
+from gpusession.rules.returning import is_cancellable
 
 SILENCES = [Reason.HEARTBEAT_LOST, Reason.DISCONNECTED, Reason.IDLE]
 LOST = make_life(Reason.HEARTBEAT_LOST)
@@ -56,14 +57,15 @@ def test_silence_is_claimed_before_it_is_written(reason: Reason) -> None:
     status, actions = decide(active(), life=make_life(reason))
 
     assert status.phase is Phase.ACTIVE
-    assert actions == (Claim(Stage.RELEASING, reason, timedelta(), 7),)
+    assert actions == (Claim(Stage.RELEASING, reason, timedelta(), 7, NOW),)
 
 
 def test_silence_with_a_grace_is_claimed_for_the_grace() -> None:
     """A claim that may be taken back is another one."""
     _, actions = decide(active(destroy_grace_seconds=60), life=LOST)
 
-    assert actions == (Claim(Stage.PENDING, Reason.HEARTBEAT_LOST, timedelta(seconds=60), 7),)
+    grace = timedelta(seconds=60)
+    assert actions == (Claim(Stage.PENDING, Reason.HEARTBEAT_LOST, grace, 7, NOW),)
 
 
 @pytest.mark.parametrize("reason", SILENCES)
@@ -198,6 +200,27 @@ def test_observe_mode_only_tells() -> None:
     assert silence[1] == (TellWouldEnd(Reason.HEARTBEAT_LOST),)
     assert lifetime[1] == (TellWouldEnd(Reason.LIFETIME_EXCEEDED),)
     assert silence[0].phase is lifetime[0].phase is Phase.ACTIVE
+
+
+def test_observe_mode_tells_once_in_a_visit() -> None:
+    """Else the visit would go round until it is cut off, again and again."""
+    silence = decide(active(), life=LOST, observe_only=True, told_would_end=True)
+    old = NOW + timedelta(days=2)
+    lifetime = decide(active(), now=old, observe_only=True, told_would_end=True)
+
+    assert (silence[1], lifetime[1]) == ((), ())
+
+
+@pytest.mark.parametrize(("final", "seconds"), [(True, 60), (False, 0)])
+def test_what_was_claimed_is_written_whatever_the_spec_says_by_now(
+    *, final: bool, seconds: int
+) -> None:
+    """Clients were told that they may return, or that they may not."""
+    claimed = Claimed(Reason.HEARTBEAT_LOST, Outcome.WON, final=final)
+
+    status, _ = decide(active(destroy_grace_seconds=seconds), claimed=claimed)
+
+    assert is_cancellable(status) is not final
 
 
 def test_observe_mode_ends_what_was_asked_to_end() -> None:

@@ -43,7 +43,8 @@ def waiting(**session: Any) -> Session:
 
 def pending(*, over: bool = False, left: float = 30.0) -> Any:
     """Give the record of one that waits."""
-    vitals = make_vitals(stage=Stage.PENDING, pending_until=NOW + timedelta(seconds=left))
+    until = NOW + timedelta(seconds=left)
+    vitals = make_vitals(stage=Stage.PENDING, pending_until=until, counter=5)
     return make_life(vitals=vitals, grace_over=over)
 
 
@@ -85,10 +86,10 @@ def test_client_who_came_back_has_a_session_again() -> None:
 
 
 def test_end_of_the_grace_is_claimed_first() -> None:
-    """A client may return at this very moment."""
+    """A client may return at this very moment; the counter tells who was first."""
     _, actions = decide(waiting(), life=pending(over=True))
 
-    assert actions == (Claim(Stage.RELEASING, Reason.HEARTBEAT_LOST, timedelta(), None),)
+    assert actions == (Claim(Stage.RELEASING, Reason.HEARTBEAT_LOST, timedelta(), 5, NOW),)
 
 
 def test_won_claim_is_written_before_anything_is_released() -> None:
