@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import redis
 from tests.support import assets, nvml_simulator, session_api, stack_gateway
+from tests.support.clock_shift import ShiftedClock
 from tests.support.control_plane import ControlPlane
 from tests.support.pki import Certificate
 from tests.support.processes import Process, free_port, wait_until
@@ -71,7 +73,8 @@ class OperatorStack:
 
     `controller_settings`, `agent_settings` and `gateway_settings` are further GPUSESSION_*
     values, without the prefix. With `links`, controller and gateways reach the records by
-    links of their own, which a test can cut: `records_link` and each gateway's `link`.
+    links of their own, which a test can cut: `records_link` and each gateway's `link`; the
+    records' clock can be moved; and clients find all gateways behind `front_url`.
     """
 
     def __init__(
@@ -97,7 +100,6 @@ class OperatorStack:
         self._gateways = gateways
         self._gateway_settings = dict(gateway_settings or {})
         self.gateways: list[StackGateway] = []
-        self.records_link: TcpProxy | None = None
         self._links = links
         self._undo = ExitStack()
 
@@ -113,7 +115,6 @@ class OperatorStack:
 
     def start(self) -> None:
         """Start all of it and return when agents and controller are ready."""
-        binary = assets.redis_server()
         self.nvml_library = nvml_simulator.build_nvml_simulator(
             cache_root() / "nvml-simulator", cc=assets.c_compiler()
         ).parent
@@ -121,10 +122,12 @@ class OperatorStack:
         shutil.copy(self.plane.ca_file, self.agent_ca_file)
         with progress("installing CRD, RBAC and admission policies"):
             session_api.install(self.plane)
-        self.records = self._undo.enter_context(RedisServer(binary, self.workdir / "records"))
-        self.state = self._undo.enter_context(RedisServer(binary, self.workdir / "state"))
-        if self._links:
-            self.records_link = self.link_to_records()
+        self.clock = ShiftedClock(self.workdir / "records-clock")
+        self.records = self._undo.enter_context(self.records_server("records"))
+        self.state = self._undo.enter_context(
+            RedisServer(assets.redis_server(), self.workdir / "state")
+        )
+        self.records_link = self._link(self.records.port) if self._links else None
         parts = f"{len(self._names)} simulated nodes and agents, {self._gateways} gateways"
         with progress(f"starting {parts}, the controller"):
             for name in self._names:
@@ -159,9 +162,30 @@ class OperatorStack:
         """Wait until a gateway reaches Redis and follows its events."""
         self._wait_ready(gateway.process, gateway.metrics_port)
 
-    def link_to_records(self) -> TcpProxy:
-        """Give a link to the records' Redis; it ends with the stack."""
-        return self._undo.enter_context(TcpProxy(self.records.port))
+    @property
+    def links(self) -> list[TcpProxy]:
+        """Every link to the records' Redis: moved together, they are an address that moves."""
+        found = [self.records_link, *(gateway.link for gateway in self.gateways)]
+        return [link for link in found if link is not None]
+
+    @property
+    def front_url(self) -> str:
+        """Where clients come, behind which the gateways take turns."""
+        return f"http://{HOST}:{self.front.port}"
+
+    def redis(self) -> "redis.Redis[str]":
+        """Connect to the records as the controller does; to be closed."""
+        link = self.records_link or self.records
+        return redis.Redis(HOST, link.port, decode_responses=True)
+
+    def records_server(self, name: str) -> RedisServer:
+        """Give another server for records; it is not started yet."""
+        environment = self.clock.environment if self._links else {}
+        binary = assets.redis_server()
+        return RedisServer(binary, self.workdir / name, environment=environment)
+
+    def _link(self, *ports: int) -> TcpProxy:
+        return self._undo.enter_context(TcpProxy(*ports))
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
         """Read one object as admin, or None when it does not exist."""
@@ -235,7 +259,7 @@ class OperatorStack:
             SYSTEM, stack_gateway.ACCOUNT, self.workdir / "accounts"
         )
         for number in range(self._gateways):
-            link = self.link_to_records() if self._links else None
+            link = self._link(self.records.port) if self._links else None
             redis_port = self.records.port if link is None else link.port
             port, metrics_port = free_port(), free_port()
             environment = {
@@ -255,6 +279,7 @@ class OperatorStack:
             self.gateways.append(StackGateway(process, port, metrics_port, link))
             self._undo.callback(process.stop, 15)
             process.start()
+        self.front = self._link(*(gateway.port for gateway in self.gateways))
 
     def controller_process(self, name: str, *, metrics_port: int) -> Process:
         """Give a controller of this name in the Lease; it is not started yet."""

@@ -1,6 +1,8 @@
 """A Redis or Valkey server of its own for a test or a demo, on loopback, without persistence."""
 
+import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -14,12 +16,15 @@ PORT_ATTEMPTS = 5
 class RedisServer:
     """One server: started by the with block, stopped, started again, frozen at will.
 
-    The port stays the same over restarts; the data does not.
+    The port stays the same over restarts; the data does not, unless `dump` kept a copy.
     """
 
-    def __init__(self, binary: Path, workdir: Path) -> None:
+    def __init__(
+        self, binary: Path, workdir: Path, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         self.port = 0
+        self._environment = dict(os.environ) | dict(environment or {})
         self._binary = binary
         self._workdir = workdir
         self._process: Process | None = None
@@ -35,6 +40,11 @@ class RedisServer:
     def url(self) -> str:
         """The address for redis clients, database 0."""
         return f"redis://{HOST}:{self.port}/0"
+
+    @property
+    def dump(self) -> Path:
+        """Where SAVE puts a copy of the data, which every start finds until it is removed."""
+        return self._workdir / "dump.rdb"
 
     @property
     def running(self) -> bool:
@@ -62,7 +72,8 @@ class RedisServer:
     def _launch(self, port: int) -> Process:
         argv = [self._binary, "--port", str(port), "--bind", HOST, "--dir", self._workdir]
         argv += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
-        process = Process(argv, log=self._workdir / f"{self._binary.name}.log")
+        log = self._workdir / f"{self._binary.name}.log"
+        process = Process(argv, log=log, env=self._environment)
         process.start()
         return process
 

@@ -4,6 +4,7 @@ It runs in threads of the harness, so it goes on while any program is frozen.
 """
 
 import contextlib
+import itertools
 import socket
 import threading
 from typing import Self
@@ -13,10 +14,13 @@ BUFFER = 65536
 
 
 class TcpProxy:
-    """Listens on `port` and passes everything on to another port of this machine."""
+    """Listens on `port` and passes everything on to another port of this machine.
 
-    def __init__(self, target: int) -> None:
-        self.target = target
+    With several targets they take turns, and one that refuses is skipped, as by a Service.
+    """
+
+    def __init__(self, *targets: int) -> None:
+        self._lead_to(targets)
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._passes = threading.Event()
@@ -42,10 +46,21 @@ class TcpProxy:
         self._drop()
         self._passes.set()
 
-    def lead_to(self, target: int) -> None:
-        """Close every connection and lead new ones to another port: an address that moved."""
-        self.target = target
+    def lead_to(self, *targets: int) -> None:
+        """Close every connection and lead new ones elsewhere: an address that moved."""
+        self._lead_to(targets)
         self._drop()
+
+    def _lead_to(self, targets: tuple[int, ...]) -> None:
+        self._targets, self._turns = targets, itertools.count()
+
+    def _reach(self) -> socket.socket | None:
+        targets, turn = self._targets, next(self._turns)
+        for attempt in range(len(targets)):
+            address = HOST, targets[(turn + attempt) % len(targets)]
+            with contextlib.suppress(OSError):
+                return socket.create_connection(address, timeout=5)
+        return None
 
     def _drop(self) -> None:
         with self._lock:
@@ -65,9 +80,8 @@ class TcpProxy:
         with self._lock:
             self._ends.add(near)
         self._passes.wait()
-        try:
-            far = socket.create_connection((HOST, self.target), timeout=5)
-        except OSError:
+        far = self._reach()
+        if far is None:
             self._forget(near)
             return
         far.settimeout(None)

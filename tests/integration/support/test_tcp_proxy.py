@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.support.processes import free_port
 from tests.support.tcp_proxy import HOST, TcpProxy
 
 
@@ -81,3 +82,17 @@ def test_a_link_can_be_led_to_another_server(serve: Callable[[bytes], int]) -> N
             assert old.recv(100) == b""
         with _connect(proxy) as new:
             assert _ask(new) == b"two"
+
+
+def test_several_servers_take_turns_and_a_dead_one_is_skipped(
+    serve: Callable[[bytes], int],
+) -> None:
+    """As behind a Service."""
+    dead = free_port()
+    with TcpProxy(serve(b"one"), dead, serve(b"two")) as proxy:
+        answers = []
+        for _ in range(3):
+            with _connect(proxy) as end:
+                answers.append(_ask(end))
+
+    assert answers == [b"one", b"two", b"two"]
