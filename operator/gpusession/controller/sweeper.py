@@ -203,6 +203,8 @@ class Sweeper:
         if now >= late:
             overdue = row.kind is DueKind.DUE and now >= ripe
             self._brakes.note(row.uid, node=row.node, gateway=row.gateway, overdue=overdue)
+            if overdue and self._brakes.held(row.uid) is None:
+                self._suspect(row.uid, Priority.HEARTBEAT)  # its turn came, to no effect
         if row.kind is DueKind.DUE and now < ripe:
             return late if now < late else ripe
         return None

@@ -424,6 +424,22 @@ async def until_active_record(rig: ControllerRig, uid: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_turn_that_came_to_nothing_comes_again(
+    cluster: Cluster, rig: ControllerRig, clients: Clients
+) -> None:
+    """With the lease of its deadline; here because observe mode is over."""
+    session = await active(cluster, rig, "unobserved", **BEATING)
+    rig.observed.add(cluster.namespace)
+
+    async with at_work(rig, clients.keep()):
+        async with asyncio.timeout(15):
+            while "WouldEnd" not in str(await cluster.read("events", "")):
+                await asyncio.sleep(0.1)
+        rig.observed.clear()
+        await rig.redis.call("ZADD", "gs:deadlines", 0, session.metadata.uid)
+        await until(lambda: ended(rig, session, Reason.HEARTBEAT_LOST), what="the end")
+
+
 async def test_dead_gateway_leaves_a_fresh_threshold(
     cluster: Cluster, rig: ControllerRig, clients: Clients
 ) -> None:
