@@ -87,6 +87,7 @@ class Sweeper:
         self._tolerances = cadence.tolerances
         self._watch = Watch()
         self._proof: Proof | None = None
+        self._must_recall = False
 
     @property
     def watch(self) -> Watch:
@@ -137,6 +138,9 @@ class Sweeper:
         self._proof = seen.proof
         REDIS_UP.set(1)
         self._take_in(tick)
+        if self._must_recall:
+            await self._deadlines.recall()
+            self._must_recall = False
         await self._help_the_abandoned(seen.lapsed)
         later: dict[str, datetime] = {}
         for row in await self._deadlines.due(AT_ONCE):
@@ -160,6 +164,7 @@ class Sweeper:
         log.warning("the watch of Redis begins anew; nobody is overdue for now", reason=why)
         self._brakes.forget_all()
         if self._watch.since is not None:
+            self._must_recall = True
             self._restore()
 
     async def _help_the_abandoned(self, lapsed: tuple[str, ...]) -> None:

@@ -28,6 +28,12 @@ POSTPONED = 500
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 
+RECALLED_AT_ONCE = 1000
+"""Records called back per script call, about 1 ms."""
+
+LONGEST_LEASE = timedelta(seconds=60)
+"""Of a gateway: six times what is usual; a living one renews it long before."""
+
 CLAIM = "claim"
 """`Due.why` of a record whose end has begun: pending and out of grace, or on from there."""
 
@@ -79,6 +85,19 @@ class DeadlineStore:
             if looked < page or len(found) >= limit:
                 break
         return found
+
+    async def recall(self) -> None:
+        """Have everything looked at now; leases of gateways that reach too far ahead are cut.
+
+        For a clock that was moved back, or another server's: times that lie far ahead by it
+        may be over, and nobody would look before they are reached.
+        """
+        longest = milliseconds(LONGEST_LEASE)
+        waited = RECALLED_AT_ONCE
+        while waited == RECALLED_AT_ONCE:
+            waited = await self._client.run(
+                "recall", keys=[keys.DEADLINES, keys.GATEWAYS], args=(RECALLED_AT_ONCE, longest)
+            )
 
     async def postpone(self, until: Mapping[str, datetime]) -> None:
         """Look again at those times of the server's clock; only at what is looked at anyway."""

@@ -293,6 +293,17 @@ async def test_wiped_redis_ends_nobody_and_is_rebuilt(
     assert then == (Phase.ACTIVE, Reason.BOUND)
 
 
+async def test_new_watch_looks_at_everybody(
+    cluster: Cluster, rig: ControllerRig, clients: Clients
+) -> None:
+    """A clock that was moved back may have put the next look an hour off."""
+    session = await active(cluster, rig, "far-off", **BEATING)
+    await rig.redis.call("ZADD", "gs:deadlines", 2**42, session.metadata.uid)
+
+    async with at_work(rig, clients.keep()):
+        await until(lambda: ended(rig, session, Reason.HEARTBEAT_LOST), what="the end")
+
+
 async def test_client_who_returns_in_its_grace_keeps_its_session(
     cluster: Cluster, rig: ControllerRig, clients: Clients
 ) -> None:

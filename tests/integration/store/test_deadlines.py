@@ -23,7 +23,14 @@ from gpusession.api.session import Reason
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
-from gpusession.store.deadlines import CLAIM, PAGE, DeadlineStore, Due, DueKind
+from gpusession.store.deadlines import (
+    CLAIM,
+    PAGE,
+    RECALLED_AT_ONCE,
+    DeadlineStore,
+    Due,
+    DueKind,
+)
 from gpusession.store.sessions import SessionStore
 
 HOUR = 3_600_000
@@ -300,7 +307,7 @@ async def test_key_of_another_type_is_missing(client: RedisClient) -> None:
     assert await due(client) == [(DueKind.MISSING, "")]
 
 
-@pytest.mark.parametrize("field", ["hb", "act", "gpu", "dc"])
+@pytest.mark.parametrize("field", ["hb", "act", "gpu", "dc", "made"])
 async def test_time_from_the_future_counts_from_now(client: RedisClient, field: str) -> None:
     """The server's clock was moved back: nobody lives, or waits, an hour longer for it."""
     await open_record(client)
@@ -309,6 +316,52 @@ async def test_time_from_the_future_counts_from_now(client: RedisClient, field: 
     await due(client)
 
     assert int(await client.call("HGET", keys.record(UID), field)) <= await now_ms(client)
+
+
+@pytest.mark.parametrize("field", ["first", "busy", "until"])
+async def test_what_comes_after_the_future_comes_sooner(client: RedisClient, field: str) -> None:
+    """By as much as the clock was moved back: a grace or a delay is no hour longer."""
+    await open_record(client)
+    await set_ago(client, hb=-HOUR, **{field: -HOUR - 5000})
+
+    await due(client)
+
+    left = int(await client.call("HGET", keys.record(UID), field)) - await now_ms(client)
+    assert 4000 < left <= 5000
+
+
+async def test_recalled_records_are_looked_at_now(client: RedisClient) -> None:
+    """The server's clock was moved back: nobody would have looked for an hour."""
+    await fill(client, RECALLED_AT_ONCE // 200, close=1)
+    await client.call("ZADD", keys.DEADLINES, FAR, "0", FAR, "1")
+
+    await DeadlineStore(client).recall()
+
+    assert [why for _, why in await due(client)].count(Reason.EXPLICIT_CLOSE) == 5
+
+
+async def test_recall_goes_on_over_many_pages(client: RedisClient) -> None:
+    """And adds nobody."""
+    count = 2 * RECALLED_AT_ONCE + 5
+    pairs = [part for number in range(count) for part in (FAR, f"s-{number}")]
+    await client.call("ZADD", keys.DEADLINES, *pairs)
+
+    await DeadlineStore(client).recall()
+
+    waiting = await client.call("ZCOUNT", keys.DEADLINES, await now_ms(client) + 1, "+inf")
+    assert (waiting, await client.call("ZCARD", keys.DEADLINES)) == (0, count)
+
+
+async def test_recall_cuts_a_lease_from_another_clock(client: RedisClient) -> None:
+    """A gateway that died before the clock was moved back must not count as living for an hour."""
+    far = await now_ms(client) + HOUR
+    await client.call("ZADD", keys.GATEWAYS, far, "dead", far - HOUR + 9000, "alive")
+
+    await DeadlineStore(client).recall()
+
+    now = await now_ms(client)
+    ends = [float(await client.call("ZSCORE", keys.GATEWAYS, name)) for name in ("dead", "alive")]
+    assert [round((end - now) / 1000) for end in ends] == [60, 9]
 
 
 async def test_empty_server_has_nothing_due(client: RedisClient) -> None:

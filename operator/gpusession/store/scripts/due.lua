@@ -6,17 +6,26 @@
 -- include clock
 -- include record
 -- include deadlines
-local CLAMPED = {'hb', 'act', 'gpu', 'dc'}
+local PAST, AHEAD = {'hb', 'act', 'gpu', 'dc', 'made'}, {'first', 'busy', 'until'}
 local limit, lease, prefix = unpack(ARGV)
 
--- A time in the future is from before the clock was moved back: it counts from now.
+-- What has happened in the future is from before the clock was moved back: it counts from now,
+-- and what was to come after it comes so much sooner.
 local function clamp(key, record)
-  for i = 1, #CLAMPED do
-    local field = CLAMPED[i]
-    if record[field] > now then
-      record[field] = now
-      redis.call('HSET', key, field, now)
-    end
+  local back = 0
+  for _, field in ipairs(PAST) do
+    back = math.max(back, record[field] - now)
+  end
+  if back == 0 then
+    return
+  end
+  for _, field in ipairs(PAST) do
+    record[field] = math.min(record[field], now)
+    redis.call('HSET', key, field, record[field])
+  end
+  for _, field in ipairs(AHEAD) do
+    record[field] = math.max(0, record[field] - back)
+    redis.call('HSET', key, field, record[field])
   end
 end
 
@@ -24,7 +33,7 @@ local uids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit
 local found, scores = {}, {}
 for i, uid in ipairs(uids) do
   local key = prefix .. uid
-  local record = read(key, WATCHED)
+  local record = read(key, {'made', unpack(WATCHED)})
   local kind, why, again = 'missing', '', nil
   if record then
     clamp(key, record)
