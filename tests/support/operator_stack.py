@@ -162,11 +162,11 @@ class OperatorStack:
         """Wait until a gateway reaches Redis and follows its events."""
         self._wait_ready(gateway.process, gateway.metrics_port)
 
-    @property
-    def links(self) -> list[TcpProxy]:
-        """Every link to the records' Redis: moved together, they are an address that moves."""
-        found = [self.records_link, *(gateway.link for gateway in self.gateways)]
-        return [link for link in found if link is not None]
+    def lead_to_records(self, port: int) -> None:
+        """Lead controller and gateways to another server: the address of the records moves."""
+        for link in (self.records_link, *(gateway.link for gateway in self.gateways)):
+            if link is not None:
+                link.lead_to(port)
 
     @property
     def front_url(self) -> str:
