@@ -5,16 +5,17 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.support.builders import make_status
+from tests.support.builders import NOW, make_status
 from tests.support.cluster import Cluster
 from tests.support.control_plane import ControlPlane
 from tests.support.processes import wait_until
 from tests.support.session_api import create_namespace, remove_namespace
 
-from gpusession.api.session import FINALIZER, Metadata, Phase, Session, SessionStatus
+from gpusession.api.session import FINALIZER, Metadata, Phase, Reason, Session, SessionStatus
 from gpusession.errors import Refused, Stale
 from gpusession.kube.client import KubeClient
 from gpusession.kube.writer import KubeWriter
+from gpusession.rules.outcome import pending_destroy
 
 FOREIGN = ("a.example/one", "b.example/two")
 GRACE = timedelta(seconds=1)
@@ -200,11 +201,13 @@ async def test_status_reads_back_as_it_was_written(
 async def test_status_is_written_whole(cluster: Cluster, writer: KubeWriter) -> None:
     """What the new status does not say is gone: a cancelled end leaves no date behind."""
     seen = await cluster.session("whole")
-    await writer.record_status(seen.metadata, make_status(Phase.PENDING_DESTROY))
+    bound, grace = make_status(Phase.ACTIVE), timedelta(seconds=60)
+    waits = pending_destroy(bound, Reason.HEARTBEAT_LOST, now=NOW, grace=grace)
+    await writer.record_status(seen.metadata, waits)
 
-    await writer.record_status(seen.metadata, make_status(Phase.ACTIVE))
+    await writer.record_status(seen.metadata, bound)
 
-    assert (await stored(cluster, "whole")).status == make_status(Phase.ACTIVE)
+    assert (await stored(cluster, "whole")).status == bound
 
 
 async def test_status_patch_leaves_the_spec_alone(cluster: Cluster, writer: KubeWriter) -> None:
