@@ -254,7 +254,6 @@ class OperatorStack:
     def _start_gateways(self) -> None:
         if not self._gateways:
             return
-        stack_gateway.install(self.plane)
         kubeconfig = self.plane.kubeconfig_for_service_account(
             SYSTEM, stack_gateway.ACCOUNT, self.workdir / "accounts"
         )

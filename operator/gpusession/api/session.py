@@ -145,7 +145,6 @@ class Reason(StrEnum):
 
     # ExpiryPaused, HeartbeatHealthy, Events.
     MASS_SILENCE = "MassSilence"
-    NODE_SILENT = "NodeSilent"
     CLIENT_RETURNED = "ClientReturned"
     WOULD_END = "WouldEnd"
 

@@ -214,7 +214,11 @@ class Performer:
         EXPIRY_WOULD_END.labels(action.reason).inc()
         message = f"observe mode: this Session would have ended ({action.reason})"
         await self._writer.announce(
-            metadata, reason=Reason.WOULD_END, message=message, at=timestamp(self._clock())
+            metadata,
+            reason=Reason.WOULD_END,
+            message=message,
+            at=timestamp(self._clock()),
+            about=action.reason,
         )
         log.info("would have ended", reason=action.reason)
 

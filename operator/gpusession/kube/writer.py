@@ -93,16 +93,20 @@ class KubeWriter:
         path = f"{workload_path(namespace, owner)}/scale"
         await self._client.send("PATCH", path, body=patch, content_type=JSON_PATCH)
 
-    async def announce(self, seen: Metadata, *, reason: str, message: str, at: str) -> bool:
+    async def announce(
+        self, seen: Metadata, *, reason: str, message: str, at: str, about: str = ""
+    ) -> bool:
         """Publish one Event about a Session; False where it could not be.
 
-        The name is made of the uid, so that a repeat finds it there. A terminating
-        namespace refuses it: an Event is news, not evidence.
+        The name is made of the uid and of what it is about, the end where that is empty, so
+        that a repeat finds it there. A terminating namespace refuses it: an Event is news,
+        not evidence.
         """
+        name = ".".join(part for part in (seen.name, seen.uid, about.lower()) if part)
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{seen.name}.{seen.uid}", "namespace": seen.namespace},
+            "metadata": {"name": name, "namespace": seen.namespace},
             "involvedObject": {
                 "apiVersion": f"{GROUP}/{VERSION}",
                 "kind": KIND,

@@ -328,6 +328,19 @@ async def test_end_is_announced_once(cluster: Cluster, writer: KubeWriter) -> No
     assert (events[0]["reason"], events[0]["message"]) == ("Deleted", "Session ended")
 
 
+async def test_news_of_another_kind_does_not_hide_the_end(
+    cluster: Cluster, writer: KubeWriter
+) -> None:
+    """What observe mode told before is an Event of its own."""
+    seen = await cluster.session("observed")
+    await writer.announce(seen.metadata, reason="WouldEnd", message="it", at=AT, about="Idle")
+
+    await writer.announce(seen.metadata, reason="Deleted", message="Session ended", at=AT)
+
+    events = [e for e in await cluster.events() if e["involvedObject"]["uid"] == seen.metadata.uid]
+    assert {e["reason"] for e in events} == {"WouldEnd", "Deleted"}
+
+
 async def test_end_in_a_terminating_namespace_is_not_announced(
     session_api: ControlPlane, cluster: Cluster, writer: KubeWriter
 ) -> None:
