@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from tests.support.builders import make_metadata, make_owner, make_spec
+from tests.support.lifecycle_clients import Clients
 from tests.support.lifecycle_cluster import UID, Cluster, Machine, Row
 
 from gpusession.api.cluster import Node, Pod
@@ -23,6 +24,7 @@ from gpusession.api.session import (
     ConditionType,
     OnRelease,
     Phase,
+    Reason,
     Session,
     SessionStatus,
 )
@@ -31,6 +33,7 @@ from gpusession.rules.actions import (
     Action,
     Announce,
     Bind,
+    Claim,
     ClearState,
     DeletePod,
     DeleteSession,
@@ -41,12 +44,27 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Release,
+    Reopen,
     ScaleOwner,
+    TellClients,
+    TellWouldEnd,
 )
 from gpusession.rules.conditions import holds
 from gpusession.rules.evidence import ENDED_POD_PHASES, recorded_node
-from gpusession.rules.observation import ABSENT, UNSEEN, Look, Observation, Owner, Unreachable
+from gpusession.rules.expiry import Stage, heartbeat_threshold, regrace
+from gpusession.rules.observation import (
+    ABSENT,
+    UNSEEN,
+    Claimed,
+    Life,
+    Look,
+    Observation,
+    Outcome,
+    Owner,
+    Unreachable,
+)
 from gpusession.rules.owner import PATIENCE, concerns_owner
+from gpusession.rules.returning import is_cancellable
 
 TABLE = {
     None: {None, Phase.PENDING, Phase.ACTIVE, Phase.PENDING_DESTROY, Phase.DESTROYED},
@@ -55,7 +73,7 @@ TABLE = {
     Phase.PENDING_DESTROY: {Phase.PENDING_DESTROY, Phase.DESTROYED},
     Phase.DESTROYED: {Phase.DESTROYED},
 }
-"""The phase table; the way back from PendingDestroy belongs to clients, who are not here."""
+"""The phase table; the way back from PendingDestroy is open while nothing is released."""
 
 
 class Lost(Exception):  # noqa: N818 - what happened to the request
@@ -83,6 +101,10 @@ class Found:
     rebind_due: bool = False
     owned: bool = False
     scaled: bool = False
+    life_due: bool | None = None
+    """Whether Redis is asked; None before the first look of a visit."""
+    claimed: Claimed | None = None
+    told: bool = False
 
 
 class World(Cluster):
@@ -106,6 +128,20 @@ class World(Cluster):
         self.late: list[tuple[Machine, Bind]] = []
 
         self.asked = False
+        self.clients = Clients(self.now)
+        self.watched = self._looked_at.spec.heartbeat is not None
+        self.observed = False
+        self.released = False
+        """Whether a release, or a Pod's deletion, was ordered since it was last Active."""
+        self.silent = False
+        """Whether its end was for silence."""
+
+    def pass_time(self, time: timedelta) -> None:
+        """Let time go on, for clients and Redis too."""
+        self.now += time
+        if self.watched:
+            self.clients.up = self.redis_up
+            self.clients.passes(self.last.spec, time)
 
     # ---- what the controller sees ----
 
@@ -121,6 +157,7 @@ class World(Cluster):
     def relist(self) -> None:
         """Start the controller anew: nothing is remembered, everything is listed."""
         self.cache, self.found, self.cold = SessionCache(), Found(), True
+        self.clients.new_controller()
         self.watch.clear()
         if self.current is not None:
             self.cache.keep(self.current)
@@ -144,7 +181,20 @@ class World(Cluster):
             rebind_due=self.found.rebind_due,
             owner=UNSEEN if over else self._look_at_owner(session, pod),
             scaled=self.found.scaled,
+            life=self._look_at_clients(session),
+            claimed=self.found.claimed,
+            observe_only=self.observed,
+            told_would_end=self.found.told,
         )
+
+    def _look_at_clients(self, session: Session) -> Life | Look | None:
+        if self.found.life_due is None:
+            self.found.life_due, self.clients.suspected = self.clients.suspected, False
+        if not self.watched or session.metadata.deletion_timestamp is not None:
+            return None
+        due = self.found.life_due and session.status.phase is Phase.ACTIVE
+        looks = due or is_cancellable(session.status)
+        return self.clients.look(session.spec) if looks else None
 
     def _look_at_pod(self, session: Session) -> Pod | Look:
         bound, known = session.status.pod_uid, self.cached_pod
@@ -172,9 +222,11 @@ class World(Cluster):
 
     # ---- what the controller does ----
 
-    def perform(self, action: Action, after: SessionStatus, fate: Fate) -> None:
+    def perform(  # noqa: C901 - one line per action
+        self, action: Action, after: SessionStatus, fate: Fate
+    ) -> None:
         """Carry out one action; raises Lost where the visit cannot go on."""
-        self.now += timedelta(seconds=1)
+        self.pass_time(timedelta(seconds=1))
         session = self.cache.get(UID) or self._looked_at
         match action:
             case ScaleOwner():
@@ -189,8 +241,39 @@ class World(Cluster):
                 self.found.release = self._call_release(action, session, fate)
             case ClearState():
                 self.found.cleared = self.clear_state()
-            case OpenRecord() | ForgetRecord() | Announce():
+            case TellWouldEnd():
+                assert self.observed
+                self.found.told = True
+            case Announce():
                 pass
+            case _ if self.watched and fate in (Fate.ANSWERED, Fate.UNANSWERED):
+                self._write_record(action, session, fate)
+            case Claim():
+                self.found.claimed = Claimed(action.reason, Outcome.UNKNOWN)
+            case OpenRecord() | Reopen():
+                self.found.life_due = False
+
+    def _write_record(self, action: Action, session: Session, fate: Fate) -> None:
+        clients = self.clients
+        match action:
+            case Claim():
+                outcome = clients.claims(action)
+                outcome = outcome if fate is Fate.ANSWERED else Outcome.UNKNOWN
+                final = action.stage is Stage.RELEASING
+                self.found.claimed = Claimed(action.reason, outcome, final=final)
+            case OpenRecord():
+                self.found.life_due = False
+                if clients.opens(session.spec) and is_cancellable(session.status):
+                    grace = regrace(session.spec)
+                    reason = Reason(session.status.reason)
+                    clients.claims(Claim(Stage.PENDING, reason, grace, None))
+            case Reopen():
+                self.found.life_due = False
+                clients.reopens()
+            case TellClients():
+                clients.marks()
+            case ForgetRecord():
+                clients.forgets()
 
     def _request(self, action: Action, session: Session, after: SessionStatus, fate: Fate) -> None:
         if fate in (Fate.LOST, Fate.DELAYED):
@@ -225,11 +308,14 @@ class World(Cluster):
 
     def _record(self, seen: Session, after: SessionStatus) -> None:
         current = self._same(seen)
-        if after.phase not in TABLE[current.status.phase]:
+        back = after.phase is Phase.ACTIVE and is_cancellable(current.status)
+        if after.phase not in TABLE[current.status.phase] and not back:
             assert seen != current, f"{current.status.phase} -> {after.phase}"
             self._refuse()
-        if after.phase is Phase.PENDING_DESTROY and current.status.phase is Phase.ACTIVE:
-            assert self.asked or {after.pod_uid, after.node_name} & self.troubled, "no reason"
+        self._assert_may_end(current.status, after)
+        assert not (back and self.released), "taken back after a release"
+        if after.phase is Phase.ACTIVE:
+            self.released = False
         if after.phase is Phase.DESTROYED and current.status.phase is not Phase.DESTROYED:
             self._assert_proven(current, after)
         merged = msgspec.to_builtins(current.status) | msgspec.to_builtins(after)
@@ -242,8 +328,8 @@ class World(Cluster):
         self.write_metadata(finalizers=left)
 
     def _delete_pod(self, action: DeletePod) -> None:
-        self._assert_may_release(Intent("", action.uid))
         assert self.current is not None
+        self._assert_may_release(Intent(self.current.status.node_name or "", action.uid))
         assert self.current.status.active_since, "a Pod that was never ours was deleted"
         assert self.current.status.pod_uid == action.uid, "another Pod was deleted"
         assert self.current.spec.pod_refs[0].on_release is not OnRelease.NONE
@@ -345,10 +431,27 @@ class World(Cluster):
         release = self.last.status.release
         return release is not None and release.verdict in (Verdict.NODE_GONE, Verdict.OVERRIDDEN)
 
+    def _assert_may_end(self, before: SessionStatus, after: SessionStatus) -> None:
+        begins = before.phase is Phase.ACTIVE and after.phase is Phase.PENDING_DESTROY
+        commits = is_cancellable(before) and not is_cancellable(after)
+        if not begins and not (commits and after.phase is Phase.PENDING_DESTROY):
+            return
+        if self.asked or {after.pod_uid, after.node_name} & self.troubled:
+            return
+        assert after.reason == Reason.HEARTBEAT_LOST, "no reason"
+        assert not self.observed, "ended in observe mode"
+        if is_cancellable(after):
+            return  # whoever returned between claim and write takes it back
+        silence = self.now - self.clients.heard
+        assert silence >= heartbeat_threshold(self.last.spec), "the living were called silent"
+        self.silent = True
+
     def _assert_may_release(self, intent: Intent) -> None:
         fine = not ({intent.pod_uid, intent.node} & self.troubled)
-        assert self.asked or not fine, "the living were killed"
+        assert self.asked or self.silent or not fine, "the living were killed"
         assert self.current is not None
+        self.released = True
+        assert not is_cancellable(self.current.status), "released within the grace"
         replaced = intent.pod_uid in self.troubled and not self.current.status.active_since
         durable = self.current.status.phase in (Phase.PENDING_DESTROY, Phase.DESTROYED)
         assert durable or replaced, "released before the end was written"

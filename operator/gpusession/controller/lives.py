@@ -61,8 +61,7 @@ class Lives:
         watch = self._since_relief(whole, session, gateway)
         vitals = as_vitals(sighting)
         liveness = judged(vitals, watch, session.spec)
-        grace = timedelta(seconds=session.spec.destroy_grace_seconds)
-        over = grace_is_over(vitals, whole, grace)
+        over = grace_is_over(vitals, whole, session.spec)
         life = Life(vitals, liveness, watched_since=whole.since, grace_over=over)
         if not isinstance(liveness, Overdue):
             self._brakes.heard(uid)

@@ -24,6 +24,7 @@ from gpusession.rules.expiry import (
     heartbeat_threshold,
     idle_timeout,
     initial_delay,
+    regrace,
 )
 from gpusession.rules.observation import Outcome
 from gpusession.rules.returning import is_cancellable
@@ -80,7 +81,7 @@ class RecordKeeper:
         opening = _opening(session, status, now=self._clock())
         made = await self._ask(lambda: self._store.open(**opening), otherwise=None)
         if made and is_cancellable(session.status):
-            grace = timedelta(seconds=spec.destroy_grace_seconds)
+            grace = regrace(spec)
             again = Claim(Stage.PENDING, Reason(session.status.reason), grace, None)
             return await self.claim(uid, again) is Outcome.WON
         return made is not None

@@ -108,15 +108,27 @@ def judged(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Liveness:
     return _idle(vitals, watch, spec) or Fresh()
 
 
-def grace_is_over(vitals: Vitals, watch: Watch, grace: timedelta) -> bool:
+def regrace(spec: SessionSpec) -> timedelta:
+    """Return the grace that begins anew where Redis may have lost a return.
+
+    Whoever believes to have returned only beats, so it takes a whole threshold at least.
+    """
+    return max(timedelta(seconds=spec.destroy_grace_seconds), heartbeat_threshold(spec))
+
+
+def grace_is_over(vitals: Vitals, watch: Watch, spec: SessionSpec) -> bool:
     """Tell whether a client had the whole grace in which it could have come back.
 
     Time in which Redis or every gateway was away does not count: nobody could return then.
+    If the watch began within the grace, a return may be lost.
     """
     if watch.since is None or watch.heard_since is None or vitals.pending_until is None:
         return False
-    began = max(vitals.pending_until - grace, watch.since, watch.heard_since)
-    return vitals.now - began >= grace
+    grace = timedelta(seconds=spec.destroy_grace_seconds)
+    claimed, watched = vitals.pending_until - grace, max(watch.since, watch.heard_since)
+    if watched <= claimed:
+        return vitals.now >= vitals.pending_until
+    return vitals.now - watched >= regrace(spec)
 
 
 def _disconnected(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:

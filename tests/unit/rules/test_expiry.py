@@ -159,15 +159,26 @@ def test_grace_counts_only_time_in_which_a_client_could_return(
     vitals = make_vitals(stage=Stage.PENDING, pending_until=NOW)
     watch = make_watch(timedelta(seconds=age), heard=timedelta(seconds=heard))
 
-    assert grace_is_over(vitals, watch, timedelta(seconds=10)) is over
+    assert grace_is_over(vitals, watch, make_spec(destroy_grace_seconds=10)) is over
 
 
 def test_grace_is_not_over_where_its_end_is_unknown() -> None:
     """A record without an end, or an unwatched Redis, lets nothing begin."""
     vitals = make_vitals(stage=Stage.PENDING, pending_until=NOW)
 
-    assert not grace_is_over(make_vitals(), make_watch(), timedelta())
-    assert not grace_is_over(vitals, Watch(), timedelta())
+    assert not grace_is_over(make_vitals(), make_watch(), make_spec())
+    assert not grace_is_over(vitals, Watch(), make_spec())
+
+
+@pytest.mark.parametrize(("seconds", "over"), [(89.9, False), (90.0, True)])
+def test_grace_in_which_the_watch_began_lasts_a_threshold_at_least(
+    seconds: float, *, over: bool
+) -> None:
+    """A return may be lost, and whoever believes to have returned only beats."""
+    vitals = make_vitals(stage=Stage.PENDING, pending_until=ago(seconds=85))
+    spec = make_spec(heartbeat=Heartbeat(), destroy_grace_seconds=10)
+
+    assert grace_is_over(vitals, make_watch(timedelta(seconds=seconds)), spec) is over
 
 
 def test_zero_and_null_mean_none() -> None:

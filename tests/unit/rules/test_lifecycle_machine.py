@@ -7,6 +7,7 @@ failure in CI is the same failure here.
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +24,7 @@ from tests.support.lifecycle_world import Fate, Found, Lost, World
 from gpusession.api.session import (
     FINALIZER,
     USE_LABEL,
+    Heartbeat,
     OnRelease,
     Phase,
     PodRef,
@@ -30,12 +32,14 @@ from gpusession.api.session import (
     SessionStatus,
     StateKeys,
 )
-from gpusession.rules.actions import Action, Intent, Requeue
+from gpusession.rules.actions import Action, Intent, Requeue, TellWouldEnd
 from gpusession.rules.evidence import ENDED_POD_PHASES
 from gpusession.rules.lifecycle import step
 
 ROUNDS = 60
 """Decisions within which a healthy world must come to rest: four times the longest way."""
+
+BEATING = Heartbeat(period_seconds=30, failure_threshold=3, initial_delay_seconds=0)
 
 STATE = StateKeys(keys=("lab:chat",))
 
@@ -71,17 +75,32 @@ class Lifecycle(RuleBasedStateMachine):
         start=st.sampled_from(STARTS),
         asked=st.booleans(),
         crashed=st.sampled_from(["", "", "crashed", "crashed without api"]),
+        watch=st.sampled_from(["", "", *["clients"] * 3, "observed"]),
+        grace=st.sampled_from([0, 10]),
     )
-    def begin(self, on_release: OnRelease, start: list[Fate], *, asked: bool, crashed: str) -> None:
+    def begin(
+        self,
+        on_release: OnRelease,
+        start: list[Fate],
+        *,
+        asked: bool,
+        crashed: str,
+        watch: str,
+        grace: int,
+    ) -> None:
         """Start somewhere on the way to Active, so that every part of a life is tried."""
         self.world = World(
             pod_refs=(PodRef(name="chat", on_release=on_release),),
             state=STATE if on_release is OnRelease.DELETE_POD else None,
+            heartbeat=BEATING if watch else None,
+            destroy_grace_seconds=grace,
         )
+        self.world.observed = watch == "observed"
+        self.world.clients.lives = bool(watch)
         self.world.owned = on_release is OnRelease.SCALE_OWNER
         self.world.create_pod("node-a")
         self.work(start, lag=False, rebind=False)
-        if asked:
+        if asked and not watch:
             self.user_acts("delete")
         if crashed:
             self.crash()
@@ -140,6 +159,7 @@ class Lifecycle(RuleBasedStateMachine):
         try:
             self.world.perform(action, self.after, fate)
         except Lost:
+            self.world.clients.suspected |= self.world.found.life_due is True
             self._end_visit()
             return False
         return True
@@ -280,7 +300,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         self._heal()
         for _ in range(ROUNDS):
-            self.world.now += timedelta(seconds=10)
+            self.world.pass_time(timedelta(seconds=10))
             self.world.deliver()
             self._one_effect(Fate.ANSWERED)
             self._let_time_end_pods()
@@ -321,13 +341,14 @@ class Lifecycle(RuleBasedStateMachine):
         effects = set(kinds(step(*looked, now=world.now, limits=LIMITS)[1]))
         match session.status.phase:
             case Phase.DESTROYED:
-                assert world.asked or world.troubled
+                assert world.asked or world.troubled or world.silent
                 assert FINALIZER not in session.metadata.finalizers
                 assert effects == set()
             case Phase.ACTIVE:
                 assert not world.asked
                 assert self._pod_is_there(session)
-                assert effects == set()
+                assert world.clients.lives or world.observed or not world.watched
+                assert effects <= ({TellWouldEnd} if world.observed else set())
             case phase:
                 assert phase is not Phase.PENDING_DESTROY
                 assert not world.asked
@@ -352,7 +373,7 @@ def _withdrew(pod: object, session: Session) -> bool:
     return USE_LABEL not in labels and session.status.pod_uid is not None
 
 
-TestLifecycle = Lifecycle.TestCase
+TestLifecycle = pytest.mark.timeout(120)(Lifecycle.TestCase)
 TestLifecycle.settings = settings(
     max_examples=250,
     stateful_step_count=30,
