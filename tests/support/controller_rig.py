@@ -67,13 +67,13 @@ class Surroundings:
 class ControllerRig:
     """One controller; the with block ends its connections."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, **settings: Any) -> None:
         self._around = around
         self._stack = AsyncExitStack()
         self.clock = utc_now
         self.rebound: list[str] = []
         self.observed: set[str] = set()
-        self.settings = ControllerSettings(identity="rig")
+        self.settings = ControllerSettings(identity="rig", **settings)
 
     async def __aenter__(self) -> Self:
         plane, enter = self._around.plane, self._stack.enter_async_context
