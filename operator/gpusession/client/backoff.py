@@ -36,7 +36,8 @@ class Timing:
     """Upper end of the first pause; doubles with each attempt."""
 
     longest_pause: timedelta = timedelta(seconds=15)
-    """Upper end of all pauses: with it three attempts fit into 90 s without a beat."""
+    """Upper end of all pauses, or half a heartbeat period where that is less: several attempts
+    fit into the silence that ends a Session, be it 90 s or 3."""
 
     restart_spread: timedelta = timedelta(seconds=1)
     """After 1012 and 1013, and after a Retry-After, clients come back spread over this."""
@@ -59,8 +60,13 @@ class Backoff:
         self._timing = timing
         self._attempts = 0
 
-    def pause(self, ending: Ending, *, lived: timedelta, chance: float) -> timedelta:
-        """Say how long to wait after this end; `chance` lies in [0, 1)."""
+    def pause(
+        self, ending: Ending, *, lived: timedelta, chance: float, period: timedelta = timedelta()
+    ) -> timedelta:
+        """Say how long to wait after this end; `chance` lies in [0, 1).
+
+        `period` is that of the Session's beats, zero where none are due or it is not known.
+        """
         timing = self._timing
         if lived >= timing.longest_pause:
             self._attempts = 0
@@ -72,4 +78,5 @@ class Backoff:
         if attempt == 0 and ending.code in _PROMPT:
             return spread
         ceiling = timing.first_pause * (1 << min(attempt, _MOST_DOUBLINGS))
-        return min(ceiling, timing.longest_pause) * chance
+        longest = min(timing.longest_pause, period / 2) if period else timing.longest_pause
+        return min(ceiling, longest) * chance

@@ -62,7 +62,7 @@ class Keeper:
                 self._standing.finish(last_word)
                 return
             lived = timedelta(seconds=loop.time() - began)
-            pause = backoff.pause(ending, lived=lived, chance=self._chance())
+            pause = backoff.pause(ending, lived=lived, chance=self._chance(), period=self._period())
             log.info("connecting anew in %.1f s: %s", pause.total_seconds(), ending)
             await self._rest(pause)
 
@@ -80,6 +80,10 @@ class Keeper:
             return SessionEnded("ExplicitClose")
         pending = self._standing.pending
         return final(ending, session_reason=pending.reason if pending is not None else "")
+
+    def _period(self) -> timedelta:
+        facts = self._standing.facts
+        return timedelta(seconds=facts.heartbeat_seconds if facts is not None else 0)
 
     async def _one_life(self) -> Ending:
         token = await self._credentials.token()

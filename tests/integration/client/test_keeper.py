@@ -40,6 +40,17 @@ async def test_client_comes_back_after_a_close(gateway: FakeGateway, code: int) 
     assert gateway.count("frame", type="activity") == 1
 
 
+async def test_client_of_short_beats_does_not_rest_for_long(gateway: FakeGateway) -> None:
+    """Beats of 200 ms: a pause of seconds would be an end of the Session."""
+    patient = replace(QUICK, first_pause=timedelta(hours=1), longest_pause=timedelta(hours=1))
+    async with connect(gateway.url, token="token-0", timing=patient):
+        for times in (2, 3, 4):
+            gateway.hang_up(1011)
+            await until(lambda times=times: gateway.count("connect") == times, "a connection")
+
+    assert gateway.count("connect") == 4
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [(4401, TokenRefused), (4403, WrongSession), (4409, SessionRevoked), (4410, SessionEnded)],
@@ -100,7 +111,7 @@ async def test_client_outlives_a_killed_gateway(gateway: FakeGateway) -> None:
 
 async def test_flapping_gateway_is_not_stormed(gateway: FakeGateway) -> None:
     """A welcome alone does not start the pauses anew: 400 ms at most, 200 ms on average."""
-    gateway.rules(closeAfterWelcome=1012)
+    gateway.rules(closeAfterWelcome=1012, heartbeatSeconds=1)
     async with connect(gateway.url, token="token-0", timing=QUICK):
         await asyncio.sleep(2)
 

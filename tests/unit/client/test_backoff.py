@@ -20,6 +20,17 @@ def test_ceiling_doubles_up_to_the_longest_pause() -> None:
     assert _pauses(9) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0, 15.0]
 
 
+@pytest.mark.parametrize(
+    ("period", "longest"), [(1, 0.5), (10, 5.0), (30, 15.0), (300, 15.0), (0, 15.0)]
+)
+def test_no_pause_is_longer_than_half_a_period(period: int, longest: float) -> None:
+    """Whatever beats are due, some attempts fit into the silence that ends a Session."""
+    backoff, beats = Backoff(Timing()), timedelta(seconds=period)
+    pauses = [backoff.pause(GONE, lived=SHORT, chance=1.0, period=beats) for _ in range(9)]
+
+    assert max(pauses).total_seconds() == longest
+
+
 def test_chance_reaches_from_nothing_to_the_ceiling() -> None:
     """Full jitter: clients that were cut off together do not come back together."""
     assert _pauses(3, chance=0.0) == [0.0, 0.0, 0.0]
