@@ -36,7 +36,7 @@ assets: $(READY) ## Find or build Kubernetes, Redis, a C compiler (minutes on a 
 	@$(BIN)/python -m tests.support.assets
 
 .PHONY: demo
-demo: assets ## Seven Sessions on two simulated nodes, live; KEEP=1 leaves it up, PICTURE=x.svg draws it
+demo: assets ## 14 Sessions, their clients, two simulated nodes, live; KEEP=1 leaves it up, PICTURE=x.svg draws it
 	@$(BIN)/python -m tests.demo $(if $(KEEP),--keep) $(if $(PICTURE),--picture $(PICTURE))
 
 .PHONY: test

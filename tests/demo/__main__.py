@@ -1,7 +1,7 @@
 """`make demo`: starts everything, tells the story, checks it from outside, leaves nothing.
 
-Exit code 1 if a byte, key, process or finalizer is left that should not be. The last line
-of stdout is JSON.
+Exit code 1 if a byte, key, process or finalizer is left that should not be, if a Session
+ended that should not have, or did not that should have. The last line of stdout is JSON.
 """
 
 import argparse
@@ -12,13 +12,17 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from tests.demo import liveness, story
 from tests.demo.follow import SessionFollower
-from tests.demo.story import NAMESPACE, Story
+from tests.demo.outcome import Outcome
 from tests.demo.table import console
 from tests.support import assets
+from tests.support.clients_world import ClientsWorld
 from tests.support.operator_stack import OperatorStack
 
 
@@ -31,8 +35,8 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.keep:
         return _keeping()
-    with OperatorStack() as stack:
-        ok, line = _tell(stack)
+    with _stack() as (stack, clients):
+        ok, line = _tell(stack, clients)
     if asked.picture:
         _draw(asked.picture)
     print(line, flush=True)
@@ -45,15 +49,40 @@ def _draw(picture: Path) -> None:
     picture.write_text(re.sub(r"@font-face \{[^}]*\}", "", svg).replace("Fira Code", "monospace"))
 
 
-def _tell(stack: OperatorStack) -> tuple[bool, str]:
-    kubectl = assets.kubernetes_assets() / "kubectl"
-    with SessionFollower(kubectl, stack.plane.admin_kubeconfig, NAMESPACE) as follower:
-        outcome = Story(stack, follower).tell()
-    for fault in outcome.faults:
+@contextmanager
+def _stack(workdir: Path | None = None) -> Iterator[tuple[OperatorStack, ClientsWorld]]:
+    """Start everything, with periods so short that an end can be waited for."""
+    with OperatorStack(
+        workdir=workdir,
+        controller_settings=liveness.CONTROLLER,
+        agent_settings=liveness.AGENTS,
+        gateways=2,
+        gateway_settings=liveness.GATEWAYS,
+    ) as stack:
+        clients = ClientsWorld(stack, liveness.NAMESPACE)
+        try:
+            yield stack, clients
+        finally:
+            clients.end_clients()
+
+
+def _tell(stack: OperatorStack, clients: ClientsWorld) -> tuple[bool, str]:
+    outcome = Outcome()
+    with _follower(stack, story.NAMESPACE) as first, _follower(stack, clients.namespace) as second:
+        story.Story(stack, first).tell(outcome)
+        act = liveness.SecondAct(stack, second, clients)
+        act.tell(outcome, first, (story.STAYS,))
+    for fault in outcome.all_faults:
         console.print(f"[red]fault:[/] {fault}")
-    verdict = "[green]nothing is left that should not be[/]" if outcome.ok else "[red]failed[/]"
+    verdict = "[green]the right ones ended, none else, and nothing is left[/]"
+    verdict = verdict if outcome.ok else "[red]failed[/]"
     console.print(f"checked by raw NVML, Redis, /proc and kubectl: {verdict}")
     return outcome.ok, outcome.line()
+
+
+def _follower(stack: OperatorStack, namespace: str) -> SessionFollower:
+    kubectl = assets.kubernetes_assets() / "kubectl"
+    return SessionFollower(kubectl, stack.plane.admin_kubeconfig, namespace)
 
 
 def _keeping() -> int:
@@ -79,8 +108,8 @@ def _keeping() -> int:
 
 
 def _hold(writer: int, workdir: Path) -> NoReturn:
-    with OperatorStack(workdir=workdir) as stack:
-        ok, line = _tell(stack)
+    with _stack(workdir) as (stack, clients):
+        ok, line = _tell(stack, clients)
         _say_how_to_go_on(stack)
         print(line, flush=True)
         log = os.open(workdir / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -99,9 +128,9 @@ def _say_how_to_go_on(stack: OperatorStack) -> None:
         f"""
 The cluster stays up; its files are in {stack.workdir}.
 export KUBECONFIG={stack.plane.admin_kubeconfig} PATH={kubectl.parent}:$PATH
-  kubectl get sessions -n {NAMESPACE} -o wide
+  kubectl get sessions -n {story.NAMESPACE} -o wide
   kubectl explain session.spec
-  kubectl delete session training -n {NAMESPACE}
+  kubectl delete session training -n {story.NAMESPACE}
 Stop it with: kill {os.getpid()}""",
         flush=True,
     )

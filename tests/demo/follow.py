@@ -3,10 +3,26 @@
 import json
 import subprocess
 import threading
+from collections import defaultdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 Object = dict[str, Any]
+
+
+class Sight(NamedTuple):
+    """What one event of the watch showed of a Session."""
+
+    phase: str
+    reason: str
+    released: str
+    """The reason of GPUReleased; DestroyGrace where nothing has begun that cannot be undone."""
+    is_deleted: bool
+
+    @property
+    def is_end(self) -> bool:
+        """Tell whether the Session ends or has ended."""
+        return self.is_deleted or self.phase in ("PendingDestroy", "Destroyed")
 
 
 class SessionFollower:
@@ -20,6 +36,7 @@ class SessionFollower:
         self._lock = threading.Lock()
         self._last: dict[str, Object] = {}
         self._gone: set[str] = set()
+        self._history: defaultdict[str, list[Sight]] = defaultdict(list)
 
     def __enter__(self) -> Self:
         self._program = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
@@ -42,6 +59,11 @@ class SessionFollower:
     def phases(self) -> dict[str, str]:
         """Give the last phase of every Session."""
         return {s["metadata"]["name"]: phase_of(s) for s in self.sessions()}
+
+    def history(self, name: str) -> list[Sight]:
+        """Give everything that was ever shown of a Session, in order."""
+        with self._lock:
+            return list(self._history[name])
 
     def is_gone(self, name: str) -> bool:
         """Tell whether the object was deleted for good."""
@@ -68,6 +90,7 @@ class SessionFollower:
         name = found["metadata"]["name"]
         with self._lock:
             self._last[name] = found
+            self._history[name].append(_sight(found, is_deleted=event["type"] == "DELETED"))
             if event["type"] == "DELETED":
                 self._gone.add(name)
 
@@ -75,3 +98,14 @@ class SessionFollower:
 def phase_of(session: Object) -> str:
     """Give the phase, or an empty string before the first status."""
     return session.get("status", {}).get("phase", "")
+
+
+def _sight(session: Object, *, is_deleted: bool) -> Sight:
+    status = session.get("status", {})
+    conditions = {c["type"]: c["reason"] for c in status.get("conditions", [])}
+    return Sight(
+        phase_of(session),
+        status.get("reason", ""),
+        conditions.get("GPUReleased", ""),
+        is_deleted or "deletionTimestamp" in session["metadata"],
+    )

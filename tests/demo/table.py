@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -26,54 +26,70 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size else "0"
 
 
-def live_table(follower: SessionFollower) -> Table:
-    """Draw every Session as it stands."""
-    table = Table(title="sessions.gpusession.dev", title_justify="left", expand=False)
-    for column in ("Name", "Phase", "Reason", "Node", "GPU", "Verdict"):
-        table.add_column(column)
-    for session in follower.sessions():
-        status = session.get("status", {})
+class Screen:
+    """Shows the Sessions of one follower, and what each client does if `doing` is given."""
+
+    def __init__(
+        self, follower: SessionFollower, *, doing: Mapping[str, str] | None = None
+    ) -> None:
+        self._follower = follower
+        self._doing = doing
+        self._told: dict[str, str] = {}
+
+    def show_until(self, done: Callable[[], bool], *, timeout: float, what: str) -> None:
+        """Show the table until `done`; raises TimeoutError with the last picture otherwise."""
+        deadline = time.monotonic() + timeout
+        with Live(console=console, refresh_per_second=10, transient=True) as live:
+            while not done():
+                if time.monotonic() > deadline:
+                    console.print(self._table())
+                    raise TimeoutError(f"{timeout:g} s passed while waiting for {what}")
+                if console.is_terminal:
+                    live.update(self._table())
+                else:
+                    self._tell_changes()
+                time.sleep(0.05)
+        self._tell_changes()
+
+    def show(self) -> None:
+        """Show the table as it is now, to stay."""
+        console.print(self._table())
+
+    def _tell_changes(self) -> None:
+        if console.is_terminal:
+            return
+        now = self._follower.phases()
+        for name, phase in now.items():
+            if phase and self._told.get(name) != phase:
+                console.print(f"  {name}: {phase}")
+        self._told = now
+
+    def _table(self) -> Table:
+        table = Table(title="sessions.gpusession.dev", title_justify="left", expand=False)
+        told = ("Node", "GPU") if self._doing is None else ("What its client does",)
+        for column in ("Name", "Phase", "Reason", *told, "Verdict"):
+            table.add_column(column)
+        for session in self._follower.sessions():
+            table.add_row(*self._cells(session))
+        return table
+
+    def _cells(self, session: dict[str, Any]) -> list[str]:
+        name, status = session["metadata"]["name"], session.get("status", {})
         phase = phase_of(session)
-        gone = " (gone)" if follower.is_gone(session["metadata"]["name"]) else ""
-        table.add_row(
-            session["metadata"]["name"],
-            f"[{COLOURS.get(phase, 'white')}]{phase}{gone}[/]",
-            status.get("reason", ""),
+        gone = " (gone)" if self._follower.is_gone(name) else ""
+        told = [
             status.get("nodeName", ""),
             " ".join(uuid[:12] for uuid in status.get("gpuUUIDs", [])),
+        ]
+        if self._doing is not None:
+            told = [self._doing.get(name, "")]
+        return [
+            name,
+            f"[{COLOURS.get(phase, 'white')}]{phase}{gone}[/]",
+            status.get("reason", ""),
+            *told,
             status.get("release", {}).get("verdict", ""),
-        )
-    return table
-
-
-def show_until(
-    done: Callable[[], bool], follower: SessionFollower, *, timeout: float, what: str
-) -> None:
-    """Show the table until `done`; raises TimeoutError with the last picture otherwise."""
-    deadline = time.monotonic() + timeout
-    seen: dict[str, str] = {}
-    with Live(console=console, refresh_per_second=10, transient=True) as live:
-        while not done():
-            if time.monotonic() > deadline:
-                console.print(live_table(follower))
-                raise TimeoutError(f"{timeout:g} s passed while waiting for {what}")
-            if console.is_terminal:
-                live.update(live_table(follower))
-            else:
-                seen = _tell_changes(follower, seen)
-            time.sleep(0.05)
-    _tell_changes(follower, seen)
-    console.print(live_table(follower))
-
-
-def _tell_changes(follower: SessionFollower, seen: dict[str, str]) -> dict[str, str]:
-    if console.is_terminal:
-        return seen
-    now = follower.phases()
-    for name, phase in now.items():
-        if phase and seen.get(name) != phase:
-            console.print(f"  {name}: {phase}")
-    return now
+        ]
 
 
 def evidence_table(rows: list[dict[str, Any]]) -> Table:
