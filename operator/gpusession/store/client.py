@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Self
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -109,7 +110,9 @@ async def _exchange(connection: AbstractConnection, *command: Argument) -> Any:
     sends the next command (redis/redis-py#2665).
     """
     try:
-        await connection.send_command(*command)
+        # redis-py's own way to pack takes 10 us for each beat that a gateway's call carries.
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub: one element
+        await connection.send_packed_command(packed)
         return await connection.read_response()
     except ReadOnlyError:
         # The address may lead to another server by now; this socket still leads to a replica.
