@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import islice
+from math import ceil
 
 import structlog
 
@@ -97,28 +98,37 @@ class BeatCoalescer:
 
     async def run(self) -> None:
         """Bring what waits to Redis, for ever."""
+        lanes = asyncio.Semaphore(LANES)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tell_late())
-            for _ in range(LANES):
-                tasks.create_task(self._bring())
+            while True:
+                await self._some.wait()
+                await asyncio.sleep(self._tick)
+                self._some.clear()
+                # What comes from here on waits for the next tick: a call for a few beats
+                # costs as much as one for two hundred.
+                for _ in range(ceil(len(self._waiting) / self._batch)):
+                    await lanes.acquire()
+                    tasks.create_task(self._flush(self._take_page(), lanes))
 
-    async def _bring(self) -> None:
-        while True:
-            await self._some.wait()
-            await asyncio.sleep(self._tick)
-            self._some.clear()
-            while self._waiting:
-                await self._flush()
-
-    async def _flush(self) -> None:
+    def _take_page(self) -> dict[Presented, _Entry]:
         page = [*islice(self._waiting, self._batch)]
-        entries = [self._waiting.pop(who) for who in page]
+        return {who: self._waiting.pop(who) for who in page}
+
+    async def _flush(self, page: dict[Presented, _Entry], lanes: asyncio.Semaphore) -> None:
+        try:
+            await self._bring(page)
+        finally:
+            lanes.release()
+
+    async def _bring(self, page: dict[Presented, _Entry]) -> None:
+        entries = [*page.values()]
         answers: list[Answer] | list[None]
         started = time.monotonic()
         call = object()
         self._sent[call] = started, entries
         try:
-            answers = await self._store.beats(page, self._gateway())
+            answers = await self._store.beats([*page], self._gateway())
         except StoreUnavailable as error:
             log.warning("beats not taken", beats=len(page), error=str(error))
             answers = [None] * len(page)

@@ -53,6 +53,8 @@ _FRAMES = {
 _PINGS, _PONGS, _OTHERS = map(GATEWAY_FRAMES.labels, ("ping", "pong", "other"))
 # Found once: to look a label up costs as much as to read the frame.
 
+_ACKS = {of: encode(Ack(of=of)) for of in ("beat", "activity", "close")}
+
 log = structlog.get_logger(__name__)
 
 
@@ -220,7 +222,7 @@ class Connection:
         self._clients.require(self.who, answer)
         if answer is Answer.RETURNED:
             await self.tell_restored()
-        await self._say(Ack(of=of))
+        await self._send(_ACKS[of], WSMsgType.TEXT)
 
     async def _refresh(self) -> None:
         answer, token, lasts = await self._clients.refresh(self.who)
@@ -255,8 +257,10 @@ class Connection:
             self._is_slow = True
             self._transport.abort()
             return
-        with suppress(ConnectionError, RuntimeError):
+        try:  # suppress() would cost as much as the frame
             await self._socket.send_frame(data, kind)
+        except (ConnectionError, RuntimeError):
+            return
 
     def _ended_by(self) -> str:
         if self._is_slow:
