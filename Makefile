@@ -55,6 +55,10 @@ test-assets: assets ## What the tests need beside: Helm and kstatus, built once 
 test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
 	@$(BIN)/pytest tests/integration tests/e2e
 
+.PHONY: bench
+bench: assets ## BENCH=heartbeats|expiry, ROUNDS=n: measures, prints a table; JSON is named on the last line
+	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+
 .PHONY: image
 image: $(READY) ## The image localhost/gpusession:dev and its tar in dist/; BASE=debian needs no registry
 	@$(BIN)/python -m tests.support.image $(if $(BASE),--base $(BASE))
