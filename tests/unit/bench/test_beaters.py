@@ -43,7 +43,8 @@ def test_an_answer_in_two_pieces_counts_once(cut: int) -> None:
     tally, beater, line = _connected()
 
     beater.data_received(SERVER_FRAME[:cut])
-    beater.data_received(SERVER_FRAME[cut:] + b"\x89\x00")
+    beater.data_received(SERVER_FRAME[cut:])
+    beater.data_received(b"\x89\x00")
 
     assert (tally.acks, line.written) == (1, [BEAT])
 
