@@ -294,7 +294,7 @@ class Brakes:
             level = self._brakes[kind, name].level
             write = log.info if level is Level.NORMAL else log.warning
             silent = self._counts[kind, name]
-            write("expiry brake", scope=kind, name=name, level=level.name, silent=silent)
+            write("expiry brake", scope=kind, name=name, brake=level.name, silent=silent)
         if (untold := len(moved_scopes) - TOLD_SCOPES) > 0:
             log.warning("more expiry brakes have moved", count=untold)
 

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import capture_logs
 
 from gpusession.controller.brakes import CLUSTER, Brakes
 from gpusession.rules.brake import BrakeLimits, ScopeKind
@@ -310,3 +311,14 @@ def test_late_ones_are_not_paused() -> None:
     cluster.brakes.advance()
 
     assert not cluster.brakes.is_paused("s-1")
+
+
+def test_a_brake_that_moves_says_how_far() -> None:
+    """Under a name that the log's own level does not take."""
+    cluster = Cluster(100)
+    cluster.silence(*range(100))
+
+    with capture_logs() as lines:
+        cluster.brakes.advance()
+
+    assert {line["brake"] for line in lines if line["event"] == "expiry brake"} == {"FULL"}
