@@ -23,6 +23,17 @@ def second(stack: OperatorStack) -> Iterator[Process]:
     stack.wait_controller_ready()
 
 
+@pytest.fixture
+def nameless(stack: OperatorStack) -> Iterator[Process]:
+    """Give a lone controller whose user has no name, as where a platform picks the uid."""
+    controller = stack.controller_process("controller-2", metrics_port=free_port())
+    stack.controller.stop(20)
+    with controller.behind("unshare", "--user", "--map-user=54321") as nameless:
+        yield nameless
+    stack.controller.start()
+    stack.wait_controller_ready()
+
+
 def _begin_release(world: World, name: str) -> None:
     """Bring a stubborn Session to the middle of its release."""
     world.apply(world.pod(name, "--memory=2Gi", "--ignore-sigterm"))
@@ -74,3 +85,10 @@ def test_a_leader_that_leaves_hands_over_at_once(world: World, second: Process) 
     world.delete("steady")
 
     world.wait_gone("steady", watched=second)
+
+
+def test_a_leader_needs_no_user_name(world: World, nameless: Process) -> None:
+    """Its uid stands in no passwd file; it takes over and binds a Session."""
+    world.apply(world.pod("nameless", "--memory=2Gi"), world.session("nameless"))
+
+    world.wait_phase("nameless", "Active", watched=nameless)

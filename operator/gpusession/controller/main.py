@@ -185,6 +185,7 @@ class _Reign:
                     self.connection,
                     intake=intake,
                     queue=queue,
+                    identity=settings.identity,
                     stop=stop,
                     drain_timeout=settings.drain_timeout,
                 )

@@ -28,10 +28,14 @@ async def watch_sessions(
     *,
     intake: Intake,
     queue: DestroyQueue,
+    identity: str,
     stop: asyncio.Event,
     drain_timeout: timedelta,
 ) -> None:
-    """Watch until `stop`, then drain; raises when Kopf gives up before that."""
+    """Watch until `stop`, then drain; raises when Kopf gives up before that.
+
+    Kopf is told who it is: it would ask passwd for the name of its user, who may have none.
+    """
 
     async def log_in() -> kopf.AiohttpSession:
         session = connection.session(connections=CONNECTIONS)
@@ -42,6 +46,7 @@ async def watch_sessions(
         kopf.operator(
             registry=build_registry(intake, log_in),
             settings=build_settings(),
+            identity=identity,  # type: ignore[arg-type]  # a NewType that Kopf keeps to itself
             standalone=True,
             clusterwide=True,
             ready_flag=ready,
