@@ -29,6 +29,7 @@ from gpusession.rules.actions import (
     RecordStatus,
     Release,
     ScaleOwner,
+    TellWouldEnd,
 )
 from gpusession.rules.observation import Owner, Unreachable
 
@@ -336,3 +337,17 @@ async def test_last_try_at_scaling_stops_nothing(cluster: Cluster, rig: Controll
     findings = await perform(rig, ScaleOwner(moving, last_try=True), session)
 
     assert (findings.scaled, findings.unscaled) == (False, None)
+
+
+async def test_what_observe_mode_has_told_is_forgotten_with_the_session(
+    rig: ControllerRig,
+) -> None:
+    """Its memory is no larger than the cache of Sessions."""
+    for index in range(9):
+        session = make_session(Phase.ACTIVE, metadata=make_metadata(uid=f"s-{index}"))
+        rig.sessions.keep(session)
+        action = TellWouldEnd(Reason.IDLE)
+        await rig.performer.perform(action, Round(session, session.status, Findings()))
+        rig.sessions.drop(session.metadata.uid)
+
+    assert len(rig.performer._told) == 1

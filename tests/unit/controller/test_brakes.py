@@ -322,3 +322,24 @@ def test_a_brake_that_moves_says_how_far() -> None:
         cluster.brakes.advance()
 
     assert {line["brake"] for line in lines if line["event"] == "expiry brake"} == {"FULL"}
+
+
+def test_idle_gpu_is_held_as_well_until_the_hold_is_over() -> None:
+    """Full lets nobody go; an idle GPU only makes the wait end."""
+    cluster = Cluster(1000, nodes=50)
+    on_node = [i for i in range(1000) if cluster.node(i) == "node-3"]
+    cluster.works |= dict.fromkeys((f"s-{i}" for i in on_node), False)
+
+    assert cluster.run(60, *on_node) == []
+
+
+def test_wait_ends_with_the_silence() -> None:
+    """Whoever is not found silent again gets no turn later on."""
+    cluster = Cluster(100)
+    cluster.silence(*range(100))
+    cluster.brakes.advance()
+
+    cluster.now += LIMITS.window.total_seconds() + 1
+
+    assert cluster.brakes.advance()[0] == []
+    assert list(cluster.brakes.overdue()) == []
