@@ -14,6 +14,7 @@ from tests.bench.figures import NotMeasuredError
 from tests.support.progress import say
 from tests.support.records import liveness
 
+from gpusession.errors import StoreUnavailable
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
@@ -64,21 +65,24 @@ class Crowd:
 
     async def run(self) -> None:
         """Beat in turn, evenly over the period, and hold a gateway's lease all the while."""
-        loop, sent, renew_at = asyncio.get_running_loop(), 0.0, 0.0
-        last, cursor = loop.time(), 0
+        loop, owed, cursor = asyncio.get_running_loop(), 0.0, 0
+        last = renewed_at = loop.time() - LEASE.total_seconds()
         while True:
             now = loop.time()
-            if now >= renew_at:
-                await self._gateways.announce(GATEWAY, LEASE)
-                renew_at = now + LEASE.total_seconds() / 4
-            sent += len(self) * (now - last) / BEAT_SECONDS
-            last = now
+            owed, last = min(owed + len(self) * (now - last) / BEAT_SECONDS, len(self)), now
             cursor %= max(1, len(self))
-            batch = self._members[cursor : cursor + min(int(sent), PAGE)]
-            if batch:
-                await self._clients.beats(batch, GATEWAY)
-                cursor, sent = cursor + len(batch), sent - len(batch)
-            if sent < PAGE:
+            batch = self._members[cursor : cursor + min(int(owed), PAGE)]
+            try:
+                if now - renewed_at > LEASE.total_seconds() / 4:
+                    await self._gateways.announce(GATEWAY, LEASE)
+                    renewed_at = now
+                if batch:
+                    await self._clients.beats(batch, GATEWAY)
+            except StoreUnavailable as error:
+                say(f"the crowd was not heard: {error}")
+                continue
+            cursor, owed = cursor + len(batch), owed - len(batch)
+            if owed < PAGE:
                 await asyncio.sleep(0.05)
 
     async def _add(self) -> None:

@@ -9,6 +9,7 @@ that no release runs beside: one costs apiserver and agent ten times what is mea
 import asyncio
 import os
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from typing import Any
 
 from tests.bench import figures, idlers
 from tests.bench.crowd import BEAT_SECONDS, Crowd
-from tests.bench.figures import NotMeasuredError
+from tests.bench.figures import Ends, NotMeasuredError, percentile
 from tests.bench.idlers import IDLE_SECONDS, Standing, Watcher
 from tests.bench.machine import machine, versions
 from tests.support.builders import make_bind, make_release
 from tests.support.cluster import Cluster, kube_client, running
 from tests.support.fake_agent import FakeAgent
-from tests.support.operator_stack import AGENT_SERVER_NAME, AGENTS, OperatorStack
+from tests.support.operator_stack import AGENT_SERVER_NAME, AGENTS, HOST, OperatorStack
 from tests.support.progress import progress, say
 from tests.support.session_api import create_namespace
 
@@ -45,7 +46,11 @@ NAMESPACE, NODE = "bench", "nowhere"
 LEAD_SECONDS = 3.0
 """From setting the deadlines to the first one."""
 
-PATIENCE = 120.0
+PATIENCE = 240.0
+
+ATTEMPTS = 3
+"""At each round. One in which the controller was away from Redis for 5 s is not counted: then
+everybody has a whole idle timeout anew, which is right and no lateness of the sweep."""
 
 SETTINGS = {"RESYNC_PERIOD": "PT6H", "LOG_LEVEL": "INFO"}
 """A resync would forget the records behind which no Session stands."""
@@ -55,7 +60,8 @@ BASIS = (
     "PendingDestroy at a watch (the same machine's clock); real controller process, apiserver and "
     "Redis, default settings but no resync, an agent of the test's that answers at once; of the "
     "records only those that become due have Session objects; all beat every 30 s; bare: one write "
-    "per Session to the same apiserver at the same rate, no operator involved, just before"
+    "per Session to the same apiserver at the same rate, no operator involved, just before; "
+    "claimed: the end decided, by the event in Redis, before the status write"
 )
 
 
@@ -65,6 +71,14 @@ class _Bench:
     redis: RedisClient
     crowd: Crowd
     watcher: Watcher
+    metrics_url: str
+
+    def watch_breaks(self) -> float:
+        """Read how often the controller has begun to watch Redis anew."""
+        with urllib.request.urlopen(self.metrics_url, timeout=30) as answer:  # noqa: S310 - ours
+            lines = answer.read().decode().splitlines()
+        found = [line for line in lines if line.startswith("gpusession_redis_watch_breaks_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 async def measure(rounds: int) -> dict[str, Any]:
@@ -78,18 +92,21 @@ async def measure(rounds: int) -> dict[str, Any]:
 
 def table(figure: dict[str, Any]) -> str:
     """Lay a figure out for a person."""
-    lines = ["deadline passed -> PendingDestroy written"]
-    lines.append(
-        f"{'records':>9} {'due/s':>6} {'p50 s':>7} {'p99 s':>7} {'max s':>7} {'ends':>6} "
-        f"{'bare p50':>8} {'bare p99':>8}"
-    )
-    lines += [
-        f"{row['records']:>9,} {row['due_per_second']:>6} {row['p50_s']:>7.3f} "
-        f"{row['p99_s']:>7.3f} {row['max_s']:>7.3f} {row['ends']:>6} "
-        f"{row['bare_p50_s']:>8.3f} {row['bare_p99_s']:>8.3f}  p99 by round: "
-        + ", ".join(f"{late:.3f}" for late in row["p99_by_round_s"])
-        for row in figure["rows"]
-    ]
+    columns = {
+        "records": "records",
+        "p50_s": "p50 s",
+        "p99_s": "p99 s",
+        "max_s": "max s",
+        "claimed_p50_s": "claimed p50",
+        "claimed_p99_s": "claimed p99",
+        "bare_p50_s": "bare p50",
+        "bare_p99_s": "bare p99",
+        "discarded": "discarded",
+        "p99_by_round_s": "p99 of each round",
+    }
+    lines = [f"deadline passed -> PendingDestroy written, {RATE} due per second"]
+    lines.append(" ".join(f"{title:>11}" for title in columns.values()))
+    lines += [" ".join(f"{row[name]!s:>11}" for name in columns) for row in figure["rows"]]
     return "\n".join(lines)
 
 
@@ -106,7 +123,8 @@ async def _bench() -> AsyncIterator[_Bench]:
             await idlers.announce_agent(Cluster(admin, AGENTS), NODE, agent.url)
             redis = await enter(RedisClient(stack.records.url, timeout=timedelta(seconds=5)))
             cluster = Cluster(admin, NAMESPACE)
-            bench = _Bench(cluster, redis, Crowd(redis), Watcher(cluster))
+            url = f"http://{HOST}:{stack.controller_metrics_port}/metrics"
+            bench = _Bench(cluster, redis, Crowd(redis), Watcher(cluster), url)
             await enter(running(bench.crowd.run(), bench.watcher.run()))
             yield bench
 
@@ -128,20 +146,25 @@ async def _row(bench: _Bench, records: int, rounds: int) -> dict[str, Any]:
     with progress(f"filling up to {records:,} records"):
         await bench.crowd.fill(records)
         await asyncio.sleep(BEAT_SECONDS)  # until each has beaten, and the looks are spread
-    ends, bare = [], []
-    for number in range(1, rounds + 1):
-        bare.append(await idlers.bare_writes(bench.cluster, NAMES, due=_evenly()))
-        ends.append(await _round(bench))
+    found: list[Ends] = []
+    for number in range(1, ATTEMPTS * rounds + 1):
+        breaks = bench.watch_breaks()
+        bare = await idlers.bare_writes(bench.cluster, NAMES, due=_evenly())
+        one = Ends(*await _round(bench), bare=bare)
+        if bench.watch_breaks() == breaks:
+            found.append(one)
         say(
-            f"{records:,} records, round {number} of {rounds}: p99 "
-            f"{figures.percentile(ends[-1], 0.99):.3f} s, of bare writes "
-            f"{figures.percentile(bare[-1], 0.99):.3f} s, load {os.getloadavg()[0]:.1f}"
+            f"{records:,} records, attempt {number}, round {len(found)} of {rounds}: p99 "
+            f"{percentile(one.written, 0.99):.3f} s, claimed {percentile(one.claimed, 0.99):.3f} "
+            f"s, bare writes {percentile(one.bare, 0.99):.3f} s; load {os.getloadavg()[0]:.1f}"
         )
-    return figures.expiry_row(records, ends, bare, rate=RATE)
+        if len(found) == rounds:
+            return figures.expiry_row(records, found, rate=RATE) | {"discarded": number - rounds}
+    raise NotMeasuredError(f"{len(found)} of {number} rounds without a break: too busy a machine")
 
 
-async def _round(bench: _Bench) -> list[float]:
-    """Have all become due evenly, and give how late each PendingDestroy was."""
+async def _round(bench: _Bench) -> tuple[list[float], list[float]]:
+    """Have all become due evenly; give how late each was written, and was claimed."""
     watcher = bench.watcher
     uids = [watcher.standing[name].uid for name in NAMES]
     await bench.crowd.use(uids)
@@ -151,7 +174,9 @@ async def _round(bench: _Bench) -> list[float]:
     if time.time() > due[0]:
         raise NotMeasuredError("the first deadline passed before the last one was set")
     await watcher.all_in(NAMES, Phase.PENDING_DESTROY, seconds=PATIENCE)
-    return [_late(watcher.standing[name], moment) for name, moment in zip(NAMES, due, strict=True)]
+    claims = await idlers.claims(bench.redis, after=due[0])
+    written = [_late(watcher.standing[name], end) for name, end in zip(NAMES, due, strict=True)]
+    return written, [claims[uid] - end for uid, end in zip(uids, due, strict=True)]
 
 
 def _evenly() -> list[float]:

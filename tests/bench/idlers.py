@@ -125,6 +125,17 @@ async def set_deadlines(redis: RedisClient, uids: list[str], *, ends: list[float
         await redis.call("ZADD", keys.DEADLINES, "XX", 0, uid)
 
 
+async def claims(redis: RedisClient, *, after: float) -> dict[str, float]:
+    """Give when the controller took the right to end each Session, as Redis wrote it down."""
+    entries = await redis.call("XRANGE", keys.EVENTS, round(after * 1000), "+")
+    found: dict[str, float] = {}
+    for number, flat in entries:
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        if fields[b"kind"] == b"pending":
+            found[fields[b"uid"].decode()] = int(number.partition(b"-")[0]) / 1000
+    return found
+
+
 async def bare_writes(cluster: Cluster, names: Sequence[str], *, due: list[float]) -> list[float]:
     """Write an annotation to each at its time, and give how late the apiserver said yes.
 
