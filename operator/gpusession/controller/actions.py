@@ -19,7 +19,7 @@ from gpusession.controller.leader import Leader
 from gpusession.controller.observer import Findings
 from gpusession.controller.records import RecordKeeper
 from gpusession.controller.sessions import SessionCache
-from gpusession.errors import AgentUnavailable, Refused, Retry, Stale, StaleLeader
+from gpusession.errors import AgentUnavailable, Refused, Retry, Stale, StaleLeader, StoreUnavailable
 from gpusession.kube.writer import KubeWriter
 from gpusession.metrics import EXPIRY_CLAIMS, EXPIRY_WOULD_END, SESSIONS_ENDED, TRANSITIONS
 from gpusession.rules.actions import (
@@ -43,7 +43,7 @@ from gpusession.rules.actions import (
 )
 from gpusession.rules.conditions import timestamp
 from gpusession.rules.expiry import Stage
-from gpusession.rules.observation import Claimed, Unreachable, Unscaled
+from gpusession.rules.observation import Claimed, Outcome, Unreachable, Unscaled
 from gpusession.store.clearing import StateClearer
 
 STATE_TIMEOUT = timedelta(seconds=30)
@@ -192,6 +192,9 @@ class Performer:
     async def _claim(self, action: Claim, now: Round) -> None:
         outcome = await self._records.claim(now.session.metadata.uid, action)
         EXPIRY_CLAIMS.labels(outcome.value).inc()
+        if outcome is Outcome.UNKNOWN:
+            # It may have been made: then the record waits for us, and is not due before its grace.
+            raise StoreUnavailable("Redis did not say whether the end was claimed")
         now.findings.claimed = Claimed(
             action.reason, outcome, final=action.stage is Stage.RELEASING
         )

@@ -34,6 +34,9 @@ from gpusession.store.sessions import LivenessSpec, Proof, RecordState, SessionS
 PATIENCE = timedelta(milliseconds=250)
 """For one write on the way to an end: a quarter of what a release itself may take."""
 
+CLAIM_PATIENCE = timedelta(seconds=1)
+"""For a claim, which holds up no release; one whose answer is lost may have been made."""
+
 REST = timedelta(seconds=2)
 """After a failure nobody tries for this long, so that a dead Redis delays nobody twice."""
 
@@ -91,7 +94,11 @@ class RecordKeeper:
         proof = self._proof(action.watched_since)
         if proof is None:
             return Outcome.UNKNOWN
-        return await self._ask(lambda: self._claimed(uid, action, proof), otherwise=Outcome.UNKNOWN)
+        return await self._ask(
+            lambda: self._claimed(uid, action, proof),
+            otherwise=Outcome.UNKNOWN,
+            patience=CLAIM_PATIENCE,
+        )
 
     async def reopen(self, uid: str) -> bool:
         """Give the clients of a Session that was claimed in vain a fresh start."""
@@ -175,12 +182,14 @@ class RecordKeeper:
 
         return await self._ask(done, otherwise=False)
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], *, otherwise: T) -> T:
+    async def _ask(
+        self, call: Callable[[], Awaitable[T]], *, otherwise: T, patience: timedelta = PATIENCE
+    ) -> T:
         now = asyncio.get_running_loop().time()
         if now < self._down_until:
             return otherwise  # one slow failure is enough for everyone who comes right after
         try:
-            async with asyncio.timeout(PATIENCE.total_seconds()):
+            async with asyncio.timeout(patience.total_seconds()):
                 answer = await call()
         except (StoreUnavailable, TimeoutError) as error:
             REDIS_UP.set(0)

@@ -1,7 +1,7 @@
 """Silence, closes and returns, from a real Redis to a real apiserver; periods are a second."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -28,6 +28,7 @@ from gpusession.metrics import RECONCILES
 from gpusession.rules.actions import Claim
 from gpusession.rules.conditions import holds, timestamp
 from gpusession.rules.expiry import Stage
+from gpusession.rules.observation import Outcome
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
 
@@ -36,6 +37,7 @@ SECOND = timedelta(seconds=1)
 QUIET_AGENT = UsageReport(boot_id="b")
 """An agent that answers, and says nothing of any Session."""
 BEATING = {"heartbeat": {"periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 0}}
+ClaimCall = Callable[[str, Claim], Awaitable[Outcome]]
 NO_BEATS = {"heartbeat": {"periodSeconds": 0}}
 
 
@@ -414,6 +416,35 @@ async def test_visit_that_fails_keeps_its_suspicion(cluster: Cluster, rig: Contr
 
     async with running(rig.worker.run()):
         await until_active_record(rig, uid)
+
+
+async def test_claim_whose_answer_is_lost_is_looked_after(
+    cluster: Cluster, rig: ControllerRig, clients: Clients
+) -> None:
+    """The record says pending by then, and would not be due before its grace is over."""
+    idle = {"timeoutSeconds": 1, "signals": ["Client"]}
+    session = await active(cluster, rig, "late", idle=idle, destroyGraceSeconds=600, **NO_BEATS)
+    rig.records.claim = late_once(rig.records.claim)  # type: ignore[method-assign]
+
+    async with at_work(rig, clients.keep()):
+        await until(lambda: state(rig, session)[0] is Phase.PENDING_DESTROY, what="the claim")
+
+
+def late_once(claim: ClaimCall) -> ClaimCall:
+    """Let the first claim reach Redis when nobody waits for its answer any more."""
+    tasks: list[asyncio.Task[Outcome]] = []
+
+    async def later(uid: str, action: Claim) -> Outcome:
+        await asyncio.sleep(0.2)
+        return await claim(uid, action)
+
+    async def claims(uid: str, action: Claim) -> Outcome:
+        if tasks:
+            return await claim(uid, action)
+        tasks.append(asyncio.create_task(later(uid, action)))
+        return Outcome.UNKNOWN
+
+    return claims
 
 
 def deposed_once(check: Callable[[], None]) -> Callable[[], None]:

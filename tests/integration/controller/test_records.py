@@ -320,6 +320,20 @@ async def test_claim_on_a_dead_redis_is_unknown(own_redis: RedisServer, desk: De
     assert await desk.records.claim("s-1", action) is Outcome.UNKNOWN
 
 
+async def test_claim_outlasts_a_pause_of_redis(own_redis: RedisServer, desk: Desk) -> None:
+    """One whose answer is lost may have been made, so it waits longer than other writes."""
+    await opened(desk)
+    own_redis.pause()
+    action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), None, NOW)
+
+    async with asyncio.TaskGroup() as tasks:
+        claiming = tasks.create_task(desk.records.claim("s-1", action))
+        await asyncio.sleep(SHORT)
+        own_redis.resume()
+
+    assert claiming.result() is Outcome.WON
+
+
 async def test_lost_record_of_a_grace_is_pending_again(desk: Desk) -> None:
     """The grace begins anew, and clients hear of it."""
     await desk.watch()
