@@ -141,7 +141,7 @@ async def run(settings: AgentSettings) -> None:
                 await _serve(
                     stack, api_app(api, callers), host, settings.port, tls=certificate.context
                 )
-                log.info("agent serves", node=settings.node_name, port=settings.port)
+                probes.note_serving(node=settings.node_name, port=settings.port)
             running = [tasks.create_task(part.run()) for part in (observer, certificate)]
             await stopped.wait()
             for task in (rebuilding, *running):

@@ -180,6 +180,12 @@ class Probes:
         self._ledger = ledger
         self._namespace = namespace
         self._rebuild = rebuild
+        self._serves = False
+
+    def note_serving(self, *, node: str, port: int) -> None:
+        """Be ready from now on, where nothing else speaks against it: orders are taken."""
+        self._serves = True
+        log.info("agent serves", node=node, port=port)
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Fail only where a new process helps: the driver was upgraded under this one."""
@@ -195,6 +201,7 @@ class Probes:
         doubt = await self._namespace.doubt()
         reasons += [] if doubt is None else [doubt]
         reasons += ["the ledger is being rebuilt"] if self._rebuild.needed else []
+        reasons += [] if self._serves else ["no order is taken yet"]
         try:
             await self._ledger.check()
         except Retry as error:

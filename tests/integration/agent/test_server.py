@@ -74,6 +74,7 @@ async def client(rig: AgentRig) -> AsyncIterator[Client]:
     await rig.rebuild.run()
     probes = Probes(nvml=rig.nvml, ledger=rig.ledger, namespace=rig.namespace, rebuild=rig.rebuild)
     api_runner, api_url = await _serve(api_app(api, callers))
+    probes.note_serving(node="node-1", port=0)
     probe_runner, probe_url = await _serve(probe_app(probes))
     async with aiohttp.ClientSession() as session:
         yield Client(rig, session, api_url, probe_url)
@@ -245,3 +246,20 @@ async def test_an_agent_that_could_give_no_verdict_is_not_ready(client: Client) 
     assert status == 503
     assert "pid namespace" in text
     assert (await client.probed("/healthz"))[0] == 200
+
+
+async def test_agent_that_takes_no_orders_yet_is_not_ready(rig: AgentRig) -> None:
+    """The plain port listens first; kubelet must not send anybody to the other one."""
+    await rig.rebuild.run()
+    probes = Probes(nvml=rig.nvml, ledger=rig.ledger, namespace=rig.namespace, rebuild=rig.rebuild)
+    runner, url = await _serve(probe_app(probes))
+    async with aiohttp.ClientSession() as session:
+        client = Client(rig, session, url, url)
+
+        before = await client.probed("/readyz")
+        probes.note_serving(node="node-1", port=8443)
+        after = await client.probed("/readyz")
+
+    await runner.cleanup()
+    assert (before[0], after[0]) == (503, 200)
+    assert "no order is taken yet" in before[1]
