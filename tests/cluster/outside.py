@@ -51,8 +51,9 @@ def pod_processes() -> Iterator[Living]:
 
 
 def living(pod_uid: str) -> list[Living]:
-    """List what lives of one pod."""
-    return [process for process in pod_processes() if process.pod_uid == pod_uid]
+    """List what lives of one pod; the sandbox is kubelet's own, and goes when kubelet says."""
+    found = (process for process in pod_processes() if process.pod_uid == pod_uid)
+    return [process for process in found if process.command != "/pause"]
 
 
 def holders(node: RealNode) -> dict[str, int]:
