@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
-from tests.support import assets, nvml_simulator, session_api, stack_gateway
+from tests.support import assets, nvml_simulator, session_api
 from tests.support.clock_shift import ShiftedClock
 from tests.support.control_plane import ControlPlane
 from tests.support.pki import Certificate
@@ -255,7 +255,7 @@ class OperatorStack:
         if not self._gateways:
             return
         kubeconfig = self.plane.kubeconfig_for_service_account(
-            SYSTEM, stack_gateway.ACCOUNT, self.workdir / "accounts"
+            SYSTEM, "gpusession-gateway", self.workdir / "accounts"
         )
         for number in range(self._gateways):
             link = self._link(self.records.port) if self._links else None

@@ -1,11 +1,9 @@
-"""A gateway of the stack, and the account that all of them have."""
+"""A gateway of the stack: its program and the ways to it."""
 
 from dataclasses import dataclass
 
 from tests.support.processes import Process
 from tests.support.tcp_proxy import TcpProxy
-
-NAMESPACE, ACCOUNT = "gpusession-system", "gpusession-gateway"
 
 
 @dataclass
