@@ -20,7 +20,7 @@ class TcpProxy:
     """
 
     def __init__(self, *targets: int) -> None:
-        self._lead_to(targets)
+        self.open_to(*targets)
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._passes = threading.Event()
@@ -48,10 +48,11 @@ class TcpProxy:
 
     def lead_to(self, *targets: int) -> None:
         """Close every connection and lead new ones elsewhere: an address that moved."""
-        self._lead_to(targets)
+        self.open_to(*targets)
         self._drop()
 
-    def _lead_to(self, targets: tuple[int, ...]) -> None:
+    def open_to(self, *targets: int) -> None:
+        """Lead new connections elsewhere: endpoints that have become ready, or no longer are."""
         self._targets, self._turns = targets, itertools.count()
 
     def _reach(self) -> socket.socket | None:
