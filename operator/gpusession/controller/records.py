@@ -40,6 +40,9 @@ CLAIM_PATIENCE = timedelta(seconds=1)
 REST = timedelta(seconds=2)
 """After a failure nobody tries for this long, so that a dead Redis delays nobody twice."""
 
+FIRST_RECORD = timedelta(seconds=5)
+"""A Session has its first record within this time of Active; one that it lacks later was lost."""
+
 OUTCOMES = {
     store_sessions.Claim.WON: Outcome.WON,
     store_sessions.Claim.RETURNED: Outcome.RETURNED,
@@ -210,6 +213,7 @@ def _opening(session: Session, status: SessionStatus, *, now: datetime) -> dict[
         "name": session.metadata.name,
         "user": spec.user,
         "node": status.node_name or "",
+        "rebuilt": now - _active_since(status, now=now) > FIRST_RECORD,
         "lifetime": whole if ends is None else max(timedelta(), ends - now),
         "liveness": LivenessSpec(
             heartbeat_period=heartbeat_period(spec),
@@ -220,3 +224,7 @@ def _opening(session: Session, status: SessionStatus, *, now: datetime) -> dict[
             disconnect_grace=timedelta(milliseconds=spec.disconnect_grace_milliseconds),
         ),
     }
+
+
+def _active_since(status: SessionStatus, *, now: datetime) -> datetime:
+    return datetime.fromisoformat(status.active_since) if status.active_since else now

@@ -1,7 +1,8 @@
 """What a client's word does in Redis, and what is done when Redis does not know its token.
 
 Redis may have been emptied and the record rebuilt. A token that this gateway has seen
-verified before is put back then; any other one is knocked with and refused.
+verified before is put back then; any other one is knocked with and refused, but for a
+while not for good: another gateway may know it.
 """
 
 import asyncio
@@ -131,11 +132,17 @@ class Clients:
             case Answer.REVOKED:
                 self._verified.forget(who.uid)
             case Answer.TOKEN_UNKNOWN:
-                with suppress(StoreUnavailable):
-                    async with self._in_time():
-                        await self._store.knock(who.uid)
+                await self._knock(who)
             case _:
                 pass
+
+    async def _knock(self, who: Presented) -> None:
+        may_be_good = False
+        with suppress(StoreUnavailable):
+            async with self._in_time():
+                may_be_good = await self._store.knock(who.uid)
+        if may_be_good:
+            raise StoreUnavailable("Redis has lost data; another gateway may know this token")
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

@@ -13,6 +13,9 @@ from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.sessions import KEEP, PAGE, RecordState, milliseconds, moment, revoke
 
+HEALING = timedelta(seconds=90)
+"""After a loss of data: time for clients to come by the gateway that knows their token."""
+
 TOKEN_LIFE = timedelta(minutes=30)
 """From its last use; a beat moves it on once less than 25 minutes are left (parts/tokens.lua)."""
 
@@ -136,9 +139,14 @@ class ClientStore:
         names = [keys.record(uid), keys.tokens(uid)]
         return _ANSWERS[await self._client.run("heal", keys=names, args=args)]
 
-    async def knock(self, uid: str) -> Answer:
-        """Note that somebody came with a token that is not known; OK or MISSING."""
-        return _ANSWERS[await self._client.run("knock", keys=[keys.record(uid)], args=[])]
+    async def knock(self, uid: str) -> bool:
+        """Note that somebody came with a token that is not known.
+
+        True where the record was lost so lately that the token may have been lost with it,
+        and another gateway may still have it put back.
+        """
+        names, args = [keys.record(uid)], [milliseconds(HEALING)]
+        return bool(await self._client.run("knock", keys=names, args=args))
 
     async def find(self, namespace: str, name: str) -> str | None:
         """Give the uid of the Session of that name; None proves nothing."""

@@ -147,13 +147,15 @@ class SessionStore:
         lifetime: timedelta,
         liveness: LivenessSpec,
         state: RecordState = RecordState.ACTIVE,
+        rebuilt: bool = False,
     ) -> bool:
         """Make sure that the record is there and whole, and watched as `liveness` asks.
 
         True if there was none.
 
         What an existing record says stands, its beats above all: an open that comes late
-        or twice takes nothing back. `lifetime` is what is left of it now.
+        or twice takes nothing back. `lifetime` is what is left of it now; `rebuilt` says that
+        a record that is made now was lost, and tokens with it.
         A heartbeat that the spec changes gets a whole threshold and delay anew.
         """
         limits = (milliseconds(lifetime), milliseconds(KEEP))
@@ -162,7 +164,7 @@ class SessionStore:
         made = await self._client.run(
             "open",
             keys=[*names, keys.user(user)] if user else names,
-            args=(*whose, *limits, *_watched(liveness)),
+            args=(*whose, *limits, *_watched(liveness), int(rebuilt)),
         )
         return bool(made)
 

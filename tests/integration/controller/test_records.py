@@ -16,10 +16,12 @@ from gpusession.api.session import Heartbeat, Idle, Phase, Reason, Session
 from gpusession.controller.records import PATIENCE, REST, RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.rules.actions import Claim
+from gpusession.rules.conditions import timestamp
 from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import Outcome
 from gpusession.rules.outcome import pending_destroy
 from gpusession.store.client import RedisClient
+from gpusession.store.clients import ClientStore
 from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import Proof, RecordState, SessionStore
 
@@ -36,6 +38,7 @@ class Desk:
         self.pulse = Pulse(client)
         self.sessions = SessionCache()
         self.store = SessionStore(client)
+        self.clients = ClientStore(client)
         self.records = RecordKeeper(
             self.store, self.sessions, proof=self._proof_since, clock=lambda: NOW
         )
@@ -91,6 +94,18 @@ async def test_open_tells_whose_the_record_is(desk: Desk) -> None:
     assert opened
     record = sighting.record
     assert (record.ns, record.name, record.user, record.node) == ("lab", "chat", "ann", "node-a")
+
+
+@pytest.mark.parametrize(("age", "is_lost"), [(0, False), (60, True)], ids=["first", "again"])
+async def test_record_of_an_older_session_was_lost(desk: Desk, age: int, is_lost: bool) -> None:
+    """And its clients' tokens with it, which some gateway may still know."""
+    session = make_session(Phase.ACTIVE)
+    since = timestamp(NOW - timedelta(seconds=age))
+    status = msgspec.structs.replace(session.status, active_since=since)
+
+    await desk.records.open(session, status)
+
+    assert await desk.clients.knock("s-1") is is_lost
 
 
 async def test_open_hands_on_what_the_spec_asks_for(desk: Desk) -> None:

@@ -107,6 +107,18 @@ async def test_a_token_that_was_never_verified_here_is_not_healed(redis: RedisCl
         assert (await read_record(redis, UID)).doubt is not None
 
 
+async def test_a_token_that_another_gateway_may_know_is_not_refused_for_good(
+    redis: RedisClient,
+) -> None:
+    """A client that has no other would give up, and its Session would end."""
+    async with gateway(redis) as clients:
+        await redis.call("FLUSHALL")
+        await open_record(redis, uid=UID, rebuilt=True)
+
+        with pytest.raises(StoreUnavailable, match="another gateway"):
+            await clients.beat(WHO)
+
+
 async def test_a_token_that_the_same_record_lost_stays_lost(redis: RedisClient) -> None:
     """It was taken away on purpose, and memory must not give it back."""
     async with gateway(redis) as clients:

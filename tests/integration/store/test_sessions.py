@@ -12,7 +12,7 @@ from gpusession.store.client import RedisClient
 from gpusession.store.sessions import KEEP, RecordState, SessionStore
 
 FIELDS = {
-    *("ns", "name", "user", "node", "state", "cap", "made"),
+    *("ns", "name", "user", "node", "state", "cap", "made", "lost"),
     *("hb", "act", "busy", "gpu", "gpuseen", "gpusince", "dc", "doubt", "n", "gw"),
     *("per", "hbt", "first", "idt", "sig", "dcg"),
     *("why", "until", "close", "rev"),

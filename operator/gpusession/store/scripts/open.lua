@@ -1,7 +1,7 @@
 -- Make a Session's record whole: write what is missing, change no beat, take over the spec.
 -- KEYS[1] the record  [2] the deadlines  [3] the uid under its name  [4] the user's uids, if any
 -- ARGV    uid, ns, name, user, node, state, lifetime, ms to keep the record beyond its cap,
---         initial delay, per, hbt, idt, sig, dcg
+--         initial delay, per, hbt, idt, sig, dcg, 1 if there must have been a record before
 -- Returns 1 if there was no record, else 0.
 -- Atomic: a beat between look and write would be overwritten by an older time.
 -- include clock
@@ -41,10 +41,10 @@ for _, field in ipairs({'busy', 'gpu', 'close', 'until', 'gpuseen', 'gpusince', 
   default(field, 0)
 end
 default('made', now)
+default('lost', created * ARGV[15] * now)
 for i, field in ipairs({'ns', 'name', 'user', 'node'}) do
   redis.call('HSETNX', KEYS[1], field, ARGV[i + 1])
 end
-
 local ends = cap + ARGV[8]
 redis.call('PEXPIREAT', KEYS[1], ends)
 redis.call('ZADD', KEYS[2], 'LT', now, ARGV[1])
