@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 from tests.support.clients_world import ClientsWorld
-from tests.support.faults_world import TWO_THRESHOLDS, Crowd, copy_from, freeze, promote
+from tests.support.faults_world import NEVER_IDLE, TWO_THRESHOLDS, Crowd, copy_from, freeze, promote
 from tests.support.operator_stack import OperatorStack
 
 pytestmark = pytest.mark.timeout(120)
@@ -183,6 +183,20 @@ def test_who_was_at_a_killed_gateway_has_a_fresh_threshold(crowd: Crowd) -> None
 
     assert crowd.world.ended_as("with-it") == "HeartbeatLost"
     crowd.wait_heard()
+
+
+def test_a_client_with_one_token_outlives_the_loss_of_all_tokens(crowd: Crowd) -> None:
+    """Sent away for the cut, it comes by gateways that never knew its token, and is not refused."""
+    world, patient = crowd.world, {"periodSeconds": 1, "failureThreshold": 10}
+    world.start("one-token", "--memory=1Gi", heartbeat=patient, **NEVER_IDLE)
+    client = world.client_with_a_token("one-token")
+    world.wait(lambda: crowd.heard("one-token"), "the client")
+
+    wiped(crowd.stack)
+
+    world.wait(lambda: crowd.heard("one-token"), "the client again")
+    assert client.running
+    assert world.status("one-token")["phase"] == "Active"
 
 
 def test_a_controller_that_dies_at_any_moment_ends_each_session_once(crowd: Crowd) -> None:

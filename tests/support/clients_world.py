@@ -46,11 +46,20 @@ class ClientsWorld(World):
         beat = {"periodSeconds": 1, "failureThreshold": PERIODS, "initialDelaySeconds": delay}
         return {"heartbeat": beat}
 
-    def client(self, name: str, *options: str, url: str = "") -> Process:
-        """Start a client of a Session, which makes its own token."""
-        argv = [sys.executable, "-m", "gpusession", "beat", f"--url={url or self.stack.front_url}"]
+    def client(self, name: str, *options: str) -> Process:
+        """Start a client of a Session, which makes its own tokens."""
+        return self._beat(name, f"--kubernetes-token-file={self.identity}", *options)
+
+    def client_with_a_token(self, name: str) -> Process:
+        """Start a client that has one token, and no way to another."""
+        file = self.folder / f"{name}.token"
+        file.write_text(self.token(name))
+        return self._beat(name, f"--token-file={file}")
+
+    def _beat(self, name: str, *options: str) -> Process:
+        argv = [sys.executable, "-m", "gpusession", "beat", f"--url={self.stack.front_url}"]
         argv += [f"--namespace={self.namespace}", f"--session={name}", "--log-level=INFO"]
-        argv += [f"--kubernetes-token-file={self.identity}", *options]
+        argv += options
         log = self.folder / f"{name}-{next(_numbers)}.log"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY / "operator")}
         process = Process(argv, log=log, env=environment, cwd=REPOSITORY)
