@@ -31,6 +31,9 @@ OVERLAP = timedelta(seconds=60)
 
 GOOD = frozenset({Answer.OK, Answer.RETURNED})
 
+HEALABLE = frozenset({Answer.TOKEN_UNKNOWN, Answer.TOKEN_EXPIRED})
+"""Redis may have lost it, or its clock may have jumped: this gateway's own memory tells."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -109,7 +112,7 @@ class Clients:
     ) -> T:
         async with self._in_time():
             result = await act()
-            if answer_of(result) is Answer.TOKEN_UNKNOWN and await self._is_healed(who):
+            if answer_of(result) in HEALABLE and await self._is_healed(who):
                 result = await act()
         await self._note(who, answer_of(result))
         return result

@@ -16,6 +16,7 @@ from gpusession.gateway.clients import Clients
 from gpusession.gateway.coalescer import BeatCoalescer
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.verified import VerifiedTokens
+from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
@@ -78,6 +79,26 @@ async def test_every_verb_heals_a_token_that_was_verified_here(
         await getattr(clients, verb)(WHO, *more)
 
         assert (await IdentityStore(redis).look(*WHO)).answer is Answer.OK
+
+
+async def test_a_clock_that_jumps_takes_no_token_that_was_verified_here(
+    redis: RedisClient,
+) -> None:
+    """By this gateway's own clock its half hour is far from over."""
+    async with gateway(redis) as clients:
+        await clients.beat(WHO)
+        await redis.call("HSET", keys.tokens(UID), WHO.digest, 5)
+
+        assert await clients.beat(WHO) is Answer.OK
+
+
+async def test_a_rotated_token_is_not_put_back_after_its_overlap(redis: RedisClient) -> None:
+    """Another one stands in its place."""
+    async with gateway(redis) as clients:
+        await clients.beat(WHO)
+        await redis.call("HSET", keys.tokens(UID), WHO.digest, -5)
+
+        assert await clients.beat(WHO) is Answer.TOKEN_EXPIRED
 
 
 async def test_a_heal_that_is_slow_heals_all_the_same(

@@ -290,12 +290,21 @@ async def test_heal_makes_no_record(client: RedisClient) -> None:
 
 
 async def test_heal_leaves_a_known_token_alone(client: RedisClient) -> None:
-    """Twice is no harm, and an expired token stays expired."""
+    """Twice is no harm, and what was rotated away stays so."""
+    await open_with_token(client)
+    await client.call("HSET", keys.tokens(UID), TOKEN, -5)
+
+    assert await heal(client, ago=60) is Answer.TOKEN_EXPIRED
+    assert await expiry(client) == -5
+
+
+async def test_heal_outlives_a_jump_of_the_clock(client: RedisClient) -> None:
+    """The gateway that asks has verified it within its half hour, by its own clock."""
     await open_with_token(client)
     await client.call("HSET", keys.tokens(UID), TOKEN, 5)
 
-    assert await heal(client, ago=60) is Answer.TOKEN_EXPIRED
-    assert await expiry(client) == 5
+    assert await heal(client, ago=60, left=timedelta(minutes=10)) is Answer.OK
+    assert await expiry(client) - await now_ms(client) == pytest.approx(600_000, abs=5000)
 
 
 @pytest.mark.parametrize(
