@@ -20,10 +20,11 @@ from tests.support.processes import Process, ProcessFailedError, free_port, wait
 from tests.support.records import LIFETIME, liveness
 
 from gpusession import tokens
+from gpusession.api.session import RecordState
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import Record, RecordState, SessionStore
+from gpusession.store.sessions import Record, SessionStore
 
 NAMESPACE = "ns"
 PATIENCE = 10.0
@@ -264,7 +265,10 @@ class Socket:
         """Read on until the gateway closes, and give its code."""
         async with asyncio.timeout(PATIENCE):
             while not self.raw.closed:
-                await self.raw.receive()
+                message = await self.raw.receive()
+                if message.type is aiohttp.WSMsgType.CLOSE:
+                    # What was said: `close_code` is 1006 where our answer came too late.
+                    return int(message.data)
         return self.raw.close_code
 
 
