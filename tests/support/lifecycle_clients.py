@@ -7,20 +7,13 @@ return, a tick that it forgets with everything else. The judging is the product'
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from gpusession.api.session import Reason, SessionSpec
+from gpusession.api.session import Reason, RecordState, SessionSpec
 from gpusession.rules.actions import Claim
 from gpusession.rules.continuity import Tick, Tolerances, Watch, is_recent, watched
-from gpusession.rules.expiry import (
-    Fresh,
-    Stage,
-    Vitals,
-    grace_is_over,
-    heartbeat_threshold,
-    judged,
-)
+from gpusession.rules.expiry import Fresh, Vitals, grace_is_over, heartbeat_threshold, judged
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look, Outcome
 
-RANKS = [Stage.ACTIVE, Stage.PENDING, Stage.RELEASING, Stage.GONE]
+RANKS = [RecordState.ACTIVE, RecordState.PENDING, RecordState.RELEASING, RecordState.GONE]
 PERIOD = timedelta(seconds=28)
 """Of the client's beats; the spec asks for 30 s."""
 
@@ -35,7 +28,7 @@ class Record:
     beat: datetime
     first: datetime
     counter: int
-    stage: Stage = Stage.ACTIVE
+    stage: RecordState = RecordState.ACTIVE
     why: str = ""
     until: datetime | None = None
     closed: bool = False
@@ -88,7 +81,7 @@ class Clients:
     def _note_outage(self, time: timedelta) -> None:
         """Take beats in a long outage for heard: the product must not miss them."""
         record = self.memory.record
-        over = record is not None and record.stage is Stage.RELEASING
+        over = record is not None and record.stage is RecordState.RELEASING
         if time > TOLERANCES.longest_gap and not over:
             self.heard = max(self.heard, self._tried)
 
@@ -96,13 +89,17 @@ class Clients:
         """Let the client beat; while Redis is away it is not heard."""
         self._tried = self.now
         record = self.memory.record
-        if not self.up or record is None or record.stage in (Stage.RELEASING, Stage.GONE):
+        if (
+            not self.up
+            or record is None
+            or record.stage in (RecordState.RELEASING, RecordState.GONE)
+        ):
             return
         self.heard = self.now
-        back = record.stage is Stage.PENDING and record.why == Reason.HEARTBEAT_LOST
+        back = record.stage is RecordState.PENDING and record.why == Reason.HEARTBEAT_LOST
         record = replace(record, beat=self.now, counter=record.counter + 1)
         if back:
-            record = replace(record, stage=Stage.ACTIVE, why="", until=None)
+            record = replace(record, stage=RecordState.ACTIVE, why="", until=None)
             self.suspected = True
         self.memory = replace(self.memory, record=record)
 
@@ -147,7 +144,12 @@ class Clients:
         seen = self.look(spec)
         quiet = isinstance(seen, Life) and isinstance(seen.liveness, Fresh)
         record = self.memory.record
-        odd = record is None or record.stage is not Stage.ACTIVE or record.closed or record.revoked
+        odd = (
+            record is None
+            or record.stage is not RecordState.ACTIVE
+            or record.closed
+            or record.revoked
+        )
         self.suspected |= odd or not quiet
 
     def _is_watching(self) -> bool:
@@ -201,9 +203,9 @@ class Clients:
         if RANKS.index(record.stage) >= RANKS.index(action.stage):
             return Outcome.WON
         is_other = action.counter not in (None, record.counter)
-        if record.stage is Stage.ACTIVE and is_other:
+        if record.stage is RecordState.ACTIVE and is_other:
             return Outcome.RETURNED
-        until = self.now + action.grace if action.stage is Stage.PENDING else record.until
+        until = self.now + action.grace if action.stage is RecordState.PENDING else record.until
         record = replace(record, stage=action.stage, why=action.reason, until=until)
         self.memory = replace(self.memory, record=record)
         return Outcome.WON
@@ -211,9 +213,9 @@ class Clients:
     def reopens(self) -> None:
         """Take a claim back that came to nothing."""
         record = self.memory.record
-        if self.up and record is not None and record.stage is not Stage.ACTIVE:
+        if self.up and record is not None and record.stage is not RecordState.ACTIVE:
             record = replace(
-                record, stage=Stage.ACTIVE, why="", until=None, beat=self.now,
+                record, stage=RecordState.ACTIVE, why="", until=None, beat=self.now,
                 counter=record.counter + 1,
             )  # fmt: skip
             self.memory = replace(self.memory, record=record)
@@ -222,7 +224,7 @@ class Clients:
         """Tell the clients that it ends."""
         record = self.memory.record
         if self.up and record is not None:
-            self.memory = replace(self.memory, record=replace(record, stage=Stage.RELEASING))
+            self.memory = replace(self.memory, record=replace(record, stage=RecordState.RELEASING))
 
     def forgets(self) -> None:
         """Drop the record."""

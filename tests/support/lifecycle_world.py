@@ -25,6 +25,7 @@ from gpusession.api.session import (
     OnRelease,
     Phase,
     Reason,
+    RecordState,
     Session,
     SessionStatus,
 )
@@ -51,7 +52,7 @@ from gpusession.rules.actions import (
 )
 from gpusession.rules.conditions import holds
 from gpusession.rules.evidence import ENDED_POD_PHASES, recorded_node
-from gpusession.rules.expiry import Stage, heartbeat_threshold, regrace
+from gpusession.rules.expiry import heartbeat_threshold, regrace
 from gpusession.rules.observation import (
     ABSENT,
     UNSEEN,
@@ -259,14 +260,14 @@ class World(Cluster):
             case Claim():
                 outcome = clients.claims(action)
                 outcome = outcome if fate is Fate.ANSWERED else Outcome.UNKNOWN
-                final = action.stage is Stage.RELEASING
+                final = action.stage is RecordState.RELEASING
                 self.found.claimed = Claimed(action.reason, outcome, final=final)
             case OpenRecord():
                 self.found.life_due = False
                 if clients.opens(session.spec) and is_cancellable(session.status):
                     grace = regrace(session.spec)
                     reason = Reason(session.status.reason)
-                    clients.claims(Claim(Stage.PENDING, reason, grace, None))
+                    clients.claims(Claim(RecordState.PENDING, reason, grace, None))
             case Reopen():
                 self.found.life_due = False
                 clients.reopens()

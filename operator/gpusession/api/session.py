@@ -50,6 +50,15 @@ class Phase(StrEnum):
     DESTROYED = "Destroyed"
 
 
+class RecordState(StrEnum):
+    """How far the end of a Session has come in its record, as clients are told."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    RELEASING = "releasing"
+    GONE = "gone"
+
+
 class Use(StrEnum):
     """What a Pod consents to, by its label `gpusession.dev/use`."""
 

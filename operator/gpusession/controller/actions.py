@@ -14,7 +14,7 @@ from gpusession.api.release import (
     ReleaseOrder,
     StateReport,
 )
-from gpusession.api.session import FINALIZER, Phase, Reason, Session, SessionStatus
+from gpusession.api.session import FINALIZER, Phase, Reason, RecordState, Session, SessionStatus
 from gpusession.controller.leader import Leader
 from gpusession.controller.observer import Findings
 from gpusession.controller.records import RecordKeeper
@@ -42,7 +42,6 @@ from gpusession.rules.actions import (
     TellWouldEnd,
 )
 from gpusession.rules.conditions import timestamp
-from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import Claimed, Outcome, Unreachable, Unscaled
 from gpusession.store.clearing import StateClearer
 
@@ -196,7 +195,7 @@ class Performer:
             # It may have been made: then the record waits for us, and is not due before its grace.
             raise StoreUnavailable("Redis did not say whether the end was claimed")
         now.findings.claimed = Claimed(
-            action.reason, outcome, final=action.stage is Stage.RELEASING
+            action.reason, outcome, final=action.stage is RecordState.RELEASING
         )
 
     async def _reopen(self, _: Reopen, now: Round) -> None:

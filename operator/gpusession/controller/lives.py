@@ -11,12 +11,12 @@ from datetime import timedelta
 
 import structlog
 
-from gpusession.api.session import Reason, Session
+from gpusession.api.session import Reason, RecordState, Session
 from gpusession.controller.brakes import Brakes
 from gpusession.controller.usage import UsageKeeper
 from gpusession.errors import StoreUnavailable
 from gpusession.rules.continuity import Tolerances, Watch, heard_from, is_recent
-from gpusession.rules.expiry import Overdue, Stage, Vitals, grace_is_over, judged
+from gpusession.rules.expiry import Overdue, Vitals, grace_is_over, judged
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look
 from gpusession.store.sessions import SessionStore, Sighting
 
@@ -65,7 +65,7 @@ class Lives:
         life = Life(vitals, liveness, watched_since=whole.since, grace_over=over)
         if not isinstance(liveness, Overdue):
             self._brakes.heard(uid)
-        if not isinstance(liveness, Overdue) or vitals.stage is not Stage.ACTIVE:
+        if not isinstance(liveness, Overdue) or vitals.stage is not RecordState.ACTIVE:
             return life  # an end that has begun waits for no turn
         held, pauses = await self._held(session, liveness, gateway)
         return replace(life, held=held, pauses=pauses)
@@ -116,7 +116,7 @@ def as_vitals(sighting: Sighting) -> Vitals:
     record = sighting.record
     return Vitals(
         now=sighting.now,
-        stage=Stage(record.state),
+        stage=record.state,
         counter=record.n,
         beat=record.hb,
         first_due=record.first,

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gpusession.api.session import Phase, Reason, Session, SessionStatus
+from gpusession.api.session import Phase, Reason, RecordState, Session, SessionStatus
 from gpusession.controller.sessions import SessionCache
 from gpusession.errors import StoreUnavailable
 from gpusession.metrics import REDIS_UP, REPAIRS
 from gpusession.rules.actions import Claim
 from gpusession.rules.evidence import lifetime_end
 from gpusession.rules.expiry import (
-    Stage,
     heartbeat_period,
     heartbeat_threshold,
     idle_timeout,
@@ -29,7 +28,7 @@ from gpusession.rules.expiry import (
 from gpusession.rules.observation import Outcome
 from gpusession.rules.returning import is_cancellable
 from gpusession.store import sessions as store_sessions
-from gpusession.store.sessions import LivenessSpec, Proof, RecordState, SessionStore
+from gpusession.store.sessions import LivenessSpec, Proof, SessionStore
 
 PATIENCE = timedelta(milliseconds=250)
 """For one write on the way to an end: a quarter of what a release itself may take."""
@@ -88,7 +87,7 @@ class RecordKeeper:
         made = await self._ask(lambda: self._store.open(**opening), otherwise=None)
         if made and is_cancellable(session.status):
             grace = regrace(spec)
-            again = Claim(Stage.PENDING, Reason(session.status.reason), grace, None)
+            again = Claim(RecordState.PENDING, Reason(session.status.reason), grace, None)
             return await self.claim(uid, again) is Outcome.WON
         return made is not None
 
@@ -170,7 +169,7 @@ class RecordKeeper:
     async def _claimed(self, uid: str, action: Claim, proof: Proof) -> Outcome:
         answer = await self._store.claim(
             uid,
-            to=RecordState(action.stage),
+            to=action.stage,
             why=action.reason,
             grace=action.grace,
             counter=action.counter,

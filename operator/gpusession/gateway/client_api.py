@@ -14,6 +14,7 @@ from gpusession.api.frames import (
     SessionPhase,
     TokenAnswer,
 )
+from gpusession.api.session import RecordState
 from gpusession.errors import Refused
 from gpusession.gateway import requests
 from gpusession.gateway.clients import Clients
@@ -21,7 +22,6 @@ from gpusession.gateway.connection import pending_notice
 from gpusession.gateway.following import Following, moment
 from gpusession.store.clients import Answer
 from gpusession.store.identities import Look
-from gpusession.store.sessions import RecordState
 from gpusession.tokens import Presented
 
 

@@ -9,13 +9,13 @@ import asyncio
 
 import structlog
 
+from gpusession.api.session import RecordState
 from gpusession.errors import Retry
 from gpusession.gateway.clients import Clients
 from gpusession.gateway.connection import Connection, pending_notice
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.registry import ConnectionRegistry
 from gpusession.store.clients import Answer, Welcome
-from gpusession.store.sessions import RecordState
 
 PAGE = 200
 """Connections at once: as many beats as go to Redis in one call."""

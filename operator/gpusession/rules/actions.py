@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from typing_extensions import override
 
 from gpusession.api.release import Mode
-from gpusession.api.session import Reason, SessionStatus
-from gpusession.rules.expiry import Stage
+from gpusession.api.session import Reason, RecordState, SessionStatus
 from gpusession.rules.observation import Owner
 
 
@@ -80,7 +79,7 @@ class Claim:
     With a grace the record becomes pending and may be taken back; else it is final.
     """
 
-    stage: Stage
+    stage: RecordState
     reason: Reason
     grace: timedelta
     counter: int | None

@@ -7,9 +7,8 @@ ends anybody. Every time here is of the Redis server's clock.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-from gpusession.api.session import Reason, SessionSpec
+from gpusession.api.session import Reason, RecordState, SessionSpec
 from gpusession.rules.continuity import Watch
 
 LONGEST_USAGE_GAP = timedelta(seconds=180)
@@ -18,21 +17,12 @@ LONGEST_USAGE_GAP = timedelta(seconds=180)
 NONE = timedelta()
 
 
-class Stage(StrEnum):
-    """How far an end has come in the record, as clients are told."""
-
-    ACTIVE = "active"
-    PENDING = "pending"
-    RELEASING = "releasing"
-    GONE = "gone"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
     """A record as far as it is evidence, and the server's clock when it was read."""
 
     now: datetime
-    stage: Stage = Stage.ACTIVE
+    stage: RecordState = RecordState.ACTIVE
     counter: int = 0
     """Moves with every sign of life; a claim that names an older one is refused."""
     beat: datetime

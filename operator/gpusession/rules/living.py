@@ -2,7 +2,13 @@
 
 from datetime import datetime, timedelta
 
-from gpusession.api.session import ConditionStatus, ConditionType, Reason, SessionStatus
+from gpusession.api.session import (
+    ConditionStatus,
+    ConditionType,
+    Reason,
+    RecordState,
+    SessionStatus,
+)
 from gpusession.rules.actions import (
     Claim,
     OpenRecord,
@@ -13,7 +19,7 @@ from gpusession.rules.actions import (
 )
 from gpusession.rules.conditions import find, with_condition, without_condition
 from gpusession.rules.evidence import lifetime_end
-from gpusession.rules.expiry import Overdue, Stage
+from gpusession.rules.expiry import Overdue
 from gpusession.rules.observation import ABSENT, Claimed, Life, Observation, Outcome
 from gpusession.rules.outcome import pending_destroy
 
@@ -36,7 +42,7 @@ def living(state: SessionStatus, seen: Observation, *, now: datetime) -> Step | 
 def _by_record(
     state: SessionStatus, seen: Observation, life: Life, *, now: datetime
 ) -> Step | None:
-    if life.vitals.stage is not Stage.ACTIVE:
+    if life.vitals.stage is not RecordState.ACTIVE:
         return state, (Reopen(),)  # claimed by a life of ours that never wrote it down
     if not isinstance(life.liveness, Overdue) or seen.observe_only:
         return _with_pause(state, None, now=now)
@@ -45,7 +51,7 @@ def _by_record(
     if seen.claimed is not None:
         return None  # a client was heard meanwhile, or Redis was not
     reason, grace = life.liveness.reason, _grace(seen)
-    stage = Stage.PENDING if grace else Stage.RELEASING
+    stage = RecordState.PENDING if grace else RecordState.RELEASING
     claim = Claim(stage, reason, grace, life.vitals.counter, life.watched_since)
     return state, (claim,)
 

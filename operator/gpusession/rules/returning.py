@@ -10,7 +10,14 @@ from typing import assert_never
 
 import msgspec
 
-from gpusession.api.session import ConditionStatus, ConditionType, Phase, Reason, SessionStatus
+from gpusession.api.session import (
+    ConditionStatus,
+    ConditionType,
+    Phase,
+    Reason,
+    RecordState,
+    SessionStatus,
+)
 from gpusession.rules.actions import (
     Claim,
     OpenRecord,
@@ -21,7 +28,6 @@ from gpusession.rules.actions import (
 )
 from gpusession.rules.conditions import find, with_condition, without_condition
 from gpusession.rules.evidence import end_reason
-from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import ABSENT, Life, Observation, Outcome
 
 SHORTEST_WAIT = timedelta(milliseconds=50)
@@ -55,18 +61,18 @@ def returning(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
 
 def _by_record(state: SessionStatus, seen: Observation, life: Life, *, now: datetime) -> Step:
     match life.vitals.stage:
-        case Stage.ACTIVE:
+        case RecordState.ACTIVE:
             return _resumed(state, now=now)
-        case Stage.PENDING if not life.grace_over:
+        case RecordState.PENDING if not life.grace_over:
             return state, (Requeue(_wait(life)),)
-        case Stage.PENDING if seen.claimed is not None and seen.claimed.final:
+        case RecordState.PENDING if seen.claimed is not None and seen.claimed.final:
             return state, (Requeue(),)
-        case Stage.PENDING:
+        case RecordState.PENDING:
             # The counter, for whoever returned since the look has won.
             counter, since = life.vitals.counter, life.watched_since
-            claim = Claim(Stage.RELEASING, Reason(state.reason), timedelta(), counter, since)
+            claim = Claim(RecordState.RELEASING, Reason(state.reason), timedelta(), counter, since)
             return state, (claim,)
-        case Stage.RELEASING | Stage.GONE:
+        case RecordState.RELEASING | RecordState.GONE:
             return _committed(state, Reason(state.reason), now=now)
         case _:
             assert_never(life.vitals.stage)

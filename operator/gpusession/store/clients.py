@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
-from gpusession.store.sessions import KEEP, PAGE, RecordState, milliseconds, moment, revoke
+from gpusession.store.sessions import KEEP, PAGE, milliseconds, moment, revoke
 
 HEALING = timedelta(seconds=90)
 """After a loss of data: time for clients to come by the gateway that knows their token."""

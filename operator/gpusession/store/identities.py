@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer
-from gpusession.store.sessions import RecordState, moment
+from gpusession.store.sessions import moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 
@@ -20,15 +21,6 @@ SCAN_COUNT = 1000
 
 PAGE = 200
 """Records per script call: about 1 ms of the server's one thread."""
-
-
-class RecordState(StrEnum):
-    """How far the end of a Session has come, as the gateway must know it."""
-
-    ACTIVE = "active"
-    PENDING = "pending"
-    RELEASING = "releasing"
-    GONE = "gone"
 
 
 class Claim(StrEnum):

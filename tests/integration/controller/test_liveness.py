@@ -18,6 +18,7 @@ from gpusession.api.session import (
     ConditionType,
     Phase,
     Reason,
+    RecordState,
     Session,
 )
 from gpusession.api.usage import UsageReport
@@ -27,7 +28,6 @@ from gpusession.kube.writer import KubeWriter
 from gpusession.metrics import RECONCILES
 from gpusession.rules.actions import Claim
 from gpusession.rules.conditions import holds, timestamp
-from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import Outcome
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
@@ -408,7 +408,7 @@ async def test_visit_that_fails_keeps_its_suspicion(cluster: Cluster, rig: Contr
     session = await active(cluster, rig, "stale", **NO_BEATS)
     uid = session.metadata.uid
     await rig.liveness.sweeper.sweep()
-    claim = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), None)
+    claim = Claim(RecordState.RELEASING, Reason.IDLE, timedelta(), None)
     await rig.records.claim(uid, claim)
     await cluster.patch("sessions", "stale", {"spec": {"ttlSecondsAfterDestroyed": 9}})
     rig.intake.suspect(uid, Priority.HEARTBEAT)

@@ -17,13 +17,14 @@ from gpusession.api.session import (
     Idle,
     Phase,
     Reason,
+    RecordState,
     Session,
 )
 from gpusession.controller.brakes import CLUSTER
 from gpusession.controller.lives import Lives, as_vitals
 from gpusession.rules.brake import ScopeKind
 from gpusession.rules.continuity import Tick, Tolerances, Watch
-from gpusession.rules.expiry import Fresh, Overdue, Stage
+from gpusession.rules.expiry import Fresh, Overdue
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look
 from gpusession.store.client import RedisClient
 from gpusession.store.sessions import SessionStore, Sighting
@@ -215,7 +216,7 @@ async def test_end_that_has_begun_waits_for_no_turn(desk: Desk) -> None:
 
     seen = life(await desk.lives.look(session))
 
-    assert (seen.vitals.stage, seen.held) == (Stage.PENDING, None)
+    assert (seen.vitals.stage, seen.held) == (RecordState.PENDING, None)
     assert list(desk.brakes.overdue()) == []
 
 

@@ -12,18 +12,17 @@ from tests.support.builders import NOW, make_metadata, make_session, make_status
 from tests.support.cluster import running
 from tests.support.redis_server import RedisServer
 
-from gpusession.api.session import Heartbeat, Idle, Phase, Reason, Session
+from gpusession.api.session import Heartbeat, Idle, Phase, Reason, RecordState, Session
 from gpusession.controller.records import PATIENCE, REST, RecordKeeper
 from gpusession.controller.sessions import SessionCache
 from gpusession.rules.actions import Claim
 from gpusession.rules.conditions import timestamp
-from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import Outcome
 from gpusession.rules.outcome import pending_destroy
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import Proof, RecordState, SessionStore
+from gpusession.store.sessions import Proof, SessionStore
 
 SHORT = 2 * PATIENCE.total_seconds()
 """Patience and as much again for a busy machine; Redis' own limit is ten times that."""
@@ -54,7 +53,7 @@ class Desk:
         """Claim a record in the state in which it is read, or otherwise."""
         sighting = await self.store.read(uid)
         counter = sighting.record.n if sighting else 0
-        action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), counter, NOW)
+        action = Claim(RecordState.RELEASING, Reason.IDLE, timedelta(), counter, NOW)
         return await self.records.claim(uid, replace(action, **changed))
 
     async def state(self, uid: str = "s-1") -> str | None:
@@ -331,7 +330,7 @@ async def test_claim_on_a_dead_redis_is_unknown(own_redis: RedisServer, desk: De
     await opened(desk)
     own_redis.kill()
 
-    action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), 0, NOW)
+    action = Claim(RecordState.RELEASING, Reason.IDLE, timedelta(), 0, NOW)
     assert await desk.records.claim("s-1", action) is Outcome.UNKNOWN
 
 
@@ -339,7 +338,7 @@ async def test_claim_outlasts_a_pause_of_redis(own_redis: RedisServer, desk: Des
     """One whose answer is lost may have been made, so it waits longer than other writes."""
     await opened(desk)
     own_redis.pause()
-    action = Claim(Stage.RELEASING, Reason.IDLE, timedelta(), None, NOW)
+    action = Claim(RecordState.RELEASING, Reason.IDLE, timedelta(), None, NOW)
 
     async with asyncio.TaskGroup() as tasks:
         claiming = tasks.create_task(desk.records.claim("s-1", action))

@@ -14,6 +14,7 @@ from tests.support.gateway_rig import NAMESPACE, Desk, Known, eventually
 from tests.support.redis_server import RedisServer
 
 from gpusession.api.frames import NewToken, Refresh
+from gpusession.api.session import RecordState
 from gpusession.client import (
     GaveUp,
     Session,
@@ -26,7 +27,7 @@ from gpusession.client import (
 from gpusession.client.connection import Connection, dial
 from gpusession.client.opening import calling, credentials_for
 from gpusession.client.single import Single
-from gpusession.store.sessions import Record, RecordState
+from gpusession.store.sessions import Record
 
 StartGateway = Callable[..., Awaitable[Desk]]
 

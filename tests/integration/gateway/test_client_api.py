@@ -7,8 +7,8 @@ import pytest
 from tests.support.gateway_rig import Desk, Known
 
 from gpusession import tokens
+from gpusession.api.session import RecordState
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import RecordState
 
 VERBS = ("heartbeat", "activity", "refresh", "close")
 STRANGER = tokens.mint("0" * 32).text

@@ -7,8 +7,8 @@ import pytest
 from tests.support.gateway_rig import Desk, StartGateway
 from tests.support.redis_server import RedisServer
 
+from gpusession.api.session import RecordState
 from gpusession.store.events import EventBus, EventKind
-from gpusession.store.sessions import RecordState
 
 
 @pytest.mark.parametrize(

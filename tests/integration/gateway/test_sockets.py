@@ -8,7 +8,7 @@ import pytest
 from tests.support.gateway_rig import Desk, Known, Socket, eventually
 
 from gpusession import tokens
-from gpusession.store.sessions import RecordState
+from gpusession.api.session import RecordState
 
 ORIGIN = "https://notebooks.example"
 STRANGER = tokens.mint("0" * 32).text

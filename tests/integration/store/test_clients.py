@@ -20,11 +20,11 @@ from tests.support.records import (
     score,
 )
 
-from gpusession.api.session import Reason
+from gpusession.api.session import Reason, RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer, ClientStore
-from gpusession.store.sessions import PAGE, RecordState
+from gpusession.store.sessions import PAGE
 
 ZERO = timedelta(0)
 HOUR = 3_600_000

@@ -18,11 +18,11 @@ from tests.support.records import (
     score,
 )
 
+from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.gateways import GatewayRegistry
-from gpusession.store.sessions import RecordState
 
 LEASE = timedelta(seconds=10)
 

@@ -5,11 +5,12 @@ from datetime import timedelta
 
 from tests.support.records import UID, open_record, read_record
 
+from gpusession.api.session import RecordState
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
 from gpusession.store.identities import IdentityStore
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import RecordState, SessionStore
+from gpusession.store.sessions import SessionStore
 
 DIGEST = hashlib.sha256(b"token").hexdigest()
 

@@ -18,13 +18,13 @@ from tests.support.records import (
 )
 from tests.support.redis_server import RedisServer
 
-from gpusession.api.session import Reason
+from gpusession.api.session import Reason, RecordState
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.deadlines import DeadlineStore
 from gpusession.store.gateways import GatewayRegistry
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import Claim, Proof, RecordState, SessionStore
+from gpusession.store.sessions import Claim, Proof, SessionStore
 
 ROUNDS = 200
 GRACE = timedelta(seconds=20)

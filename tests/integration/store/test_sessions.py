@@ -6,10 +6,11 @@ import pytest
 from tests.support.records import LIFETIME, UID, open_record, read_record
 from tests.support.redis_server import RedisServer
 
+from gpusession.api.session import RecordState
 from gpusession.errors import StoreUnavailable
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
-from gpusession.store.sessions import KEEP, RecordState, SessionStore
+from gpusession.store.sessions import KEEP, SessionStore
 
 FIELDS = {
     *("ns", "name", "user", "node", "state", "cap", "made", "lost"),

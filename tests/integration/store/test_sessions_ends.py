@@ -19,12 +19,12 @@ from tests.support.records import (
     score,
 )
 
-from gpusession.api.session import Reason
+from gpusession.api.session import Reason, RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.pulse import Pulse
-from gpusession.store.sessions import Claim, Proof, RecordState, SessionStore
+from gpusession.store.sessions import Claim, Proof, SessionStore
 
 GRACE = timedelta(seconds=20)
 LOST = Reason.HEARTBEAT_LOST

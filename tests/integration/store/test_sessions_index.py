@@ -15,10 +15,11 @@ from tests.support.records import (
     score,
 )
 
+from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
-from gpusession.store.sessions import PAGE, RecordState, SessionStore
+from gpusession.store.sessions import PAGE, SessionStore
 
 DAYS = timedelta(days=3)
 

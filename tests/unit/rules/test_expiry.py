@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from tests.support.builders import NOW, make_spec, make_vitals, make_watch
 
-from gpusession.api.session import Heartbeat, Idle, Reason, SessionSpec
+from gpusession.api.session import Heartbeat, Idle, Reason, RecordState, SessionSpec
 from gpusession.rules.continuity import Watch
 from gpusession.rules.expiry import (
     Fresh,
     NoData,
     Overdue,
-    Stage,
     Vitals,
     grace_is_over,
     heartbeat_threshold,
@@ -156,7 +155,7 @@ def test_grace_counts_only_time_in_which_a_client_could_return(
     age: float, heard: float, over: bool
 ) -> None:
     """An outage of Redis or of all gateways takes nothing from it."""
-    vitals = make_vitals(stage=Stage.PENDING, pending_until=NOW)
+    vitals = make_vitals(stage=RecordState.PENDING, pending_until=NOW)
     watch = make_watch(timedelta(seconds=age), heard=timedelta(seconds=heard))
 
     assert grace_is_over(vitals, watch, make_spec(destroy_grace_seconds=10)) is over
@@ -164,7 +163,7 @@ def test_grace_counts_only_time_in_which_a_client_could_return(
 
 def test_grace_is_not_over_where_its_end_is_unknown() -> None:
     """A record without an end, or an unwatched Redis, lets nothing begin."""
-    vitals = make_vitals(stage=Stage.PENDING, pending_until=NOW)
+    vitals = make_vitals(stage=RecordState.PENDING, pending_until=NOW)
 
     assert not grace_is_over(make_vitals(), make_watch(), make_spec())
     assert not grace_is_over(vitals, Watch(), make_spec())
@@ -175,7 +174,7 @@ def test_grace_in_which_the_watch_began_lasts_a_threshold_at_least(
     seconds: float, *, over: bool
 ) -> None:
     """A return may be lost, and whoever believes to have returned only beats."""
-    vitals = make_vitals(stage=Stage.PENDING, pending_until=ago(seconds=85))
+    vitals = make_vitals(stage=RecordState.PENDING, pending_until=ago(seconds=85))
     spec = make_spec(heartbeat=Heartbeat(), destroy_grace_seconds=10)
 
     assert grace_is_over(vitals, make_watch(timedelta(seconds=seconds)), spec) is over

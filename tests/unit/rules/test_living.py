@@ -21,6 +21,7 @@ from gpusession.api.session import (
     ConditionType,
     Phase,
     Reason,
+    RecordState,
     Session,
 )
 from gpusession.rules.actions import (
@@ -32,7 +33,7 @@ from gpusession.rules.actions import (
     TellWouldEnd,
 )
 from gpusession.rules.conditions import find
-from gpusession.rules.expiry import NoData, Stage
+from gpusession.rules.expiry import NoData
 from gpusession.rules.observation import ABSENT, UNSEEN, Claimed, Outcome
 from gpusession.rules.returning import is_cancellable
 
@@ -57,7 +58,7 @@ def test_silence_is_claimed_before_it_is_written(reason: Reason) -> None:
     status, actions = decide(active(), life=make_life(reason))
 
     assert status.phase is Phase.ACTIVE
-    assert actions == (Claim(Stage.RELEASING, reason, timedelta(), 7, NOW),)
+    assert actions == (Claim(RecordState.RELEASING, reason, timedelta(), 7, NOW),)
 
 
 def test_silence_with_a_grace_is_claimed_for_the_grace() -> None:
@@ -65,7 +66,7 @@ def test_silence_with_a_grace_is_claimed_for_the_grace() -> None:
     _, actions = decide(active(destroy_grace_seconds=60), life=LOST)
 
     grace = timedelta(seconds=60)
-    assert actions == (Claim(Stage.PENDING, Reason.HEARTBEAT_LOST, grace, 7, NOW),)
+    assert actions == (Claim(RecordState.PENDING, Reason.HEARTBEAT_LOST, grace, 7, NOW),)
 
 
 @pytest.mark.parametrize("reason", SILENCES)
@@ -116,8 +117,8 @@ def test_missing_record_is_made_again() -> None:
     assert decide(active(), life=ABSENT)[1] == (OpenRecord(),)
 
 
-@pytest.mark.parametrize("stage", [Stage.PENDING, Stage.RELEASING, Stage.GONE])
-def test_claim_that_was_never_written_is_taken_back(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [RecordState.PENDING, RecordState.RELEASING, RecordState.GONE])
+def test_claim_that_was_never_written_is_taken_back(stage: RecordState) -> None:
     """A controller died between claim and status; the Session is Active and stays so."""
     life = make_life(Reason.HEARTBEAT_LOST, vitals=make_vitals(stage=stage))
 

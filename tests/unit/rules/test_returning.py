@@ -16,7 +16,14 @@ from tests.support.builders import (
     make_vitals,
 )
 
-from gpusession.api.session import ConditionStatus, ConditionType, Phase, Reason, Session
+from gpusession.api.session import (
+    ConditionStatus,
+    ConditionType,
+    Phase,
+    Reason,
+    RecordState,
+    Session,
+)
 from gpusession.rules.actions import (
     Claim,
     OpenRecord,
@@ -26,7 +33,6 @@ from gpusession.rules.actions import (
     TellClients,
 )
 from gpusession.rules.conditions import find
-from gpusession.rules.expiry import Stage
 from gpusession.rules.observation import ABSENT, UNSEEN, Claimed, Outcome
 from gpusession.rules.outcome import pending_destroy
 from gpusession.rules.returning import is_cancellable
@@ -44,7 +50,7 @@ def waiting(**session: Any) -> Session:
 def pending(*, over: bool = False, left: float = 30.0) -> Any:
     """Give the record of one that waits."""
     until = NOW + timedelta(seconds=left)
-    vitals = make_vitals(stage=Stage.PENDING, pending_until=until, counter=5)
+    vitals = make_vitals(stage=RecordState.PENDING, pending_until=until, counter=5)
     return make_life(vitals=vitals, grace_over=over)
 
 
@@ -89,7 +95,7 @@ def test_end_of_the_grace_is_claimed_first() -> None:
     """A client may return at this very moment; the counter tells who was first."""
     _, actions = decide(waiting(), life=pending(over=True))
 
-    assert actions == (Claim(Stage.RELEASING, Reason.HEARTBEAT_LOST, timedelta(), 5, NOW),)
+    assert actions == (Claim(RecordState.RELEASING, Reason.HEARTBEAT_LOST, timedelta(), 5, NOW),)
 
 
 def test_won_claim_is_written_before_anything_is_released() -> None:
@@ -125,8 +131,8 @@ def test_claim_that_was_not_won_releases_nothing(outcome: Outcome) -> None:
     assert kinds(actions) == (Requeue,)
 
 
-@pytest.mark.parametrize("stage", [Stage.RELEASING, Stage.GONE])
-def test_claim_of_an_earlier_life_is_written_down(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [RecordState.RELEASING, RecordState.GONE])
+def test_claim_of_an_earlier_life_is_written_down(stage: RecordState) -> None:
     """A controller died between claim and status: clients were refused since."""
     life = make_life(vitals=make_vitals(stage=stage))
 
