@@ -21,6 +21,11 @@ RELEASE_VERDICTS = Counter(
     ["verdict"],
 )
 
+RELEASES_REOPENED = Counter(
+    "gpusession_releases_reopened_total",
+    "Released Pods in which something lived again, and was ended again.",
+)
+
 RELEASE_STAGE_SECONDS = Histogram(
     "gpusession_release_stage_seconds",
     "How long each stage of a release took; 0.2 is its limit, 0.8 that of all stages.",

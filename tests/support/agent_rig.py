@@ -147,6 +147,7 @@ class AgentRig:
             state_timeout=timedelta(seconds=5),
             limits=Limits(**(PATIENT | limits)),
         )
+        self._agent.push_async_callback(self.releaser.drain, within=timedelta())
         self.usage = UsageWatch(
             boot_id=self.boot_id,
             nvml=self.nvml,
@@ -177,11 +178,27 @@ class AgentRig:
         self, name: str = "pod", *args: str, use: str | None = "exclusive", memory: str = "6Gi"
     ) -> RunningPod:
         """Start a Pod with the workload of the harness, and return when it holds memory."""
-        uid, container_id = str(uuid.uuid4()), uuid.uuid4().hex * 2
+        uid = str(uuid.uuid4())
         self.apiserver.add_pod(name, uid=uid, node=NODE, use=use)
         self.given.setdefault(("default", name), {})
         cgroup = Path("rc-node-1/kubepods/burstable") / f"pod{uid}"
-        log = self.root / f"{name}.log"
+        self.files.add_pod(cgroup)
+        pod = self._start_container(name, uid, cgroup, *args, memory=memory)
+        while not (pod.log.exists() and "ready" in pod.log.read_text()):
+            assert not pod.shim.has_exited, pod.log.read_text()
+            await asyncio.sleep(0.005)
+        self.files.refresh(pod.container_id)
+        return pod
+
+    def restart(self, pod: RunningPod) -> RunningPod:
+        """Start another container in the Pod, as kubelet does with one that has ended."""
+        return self._start_container(pod.name, pod.uid, pod.cgroup, memory="6Gi")
+
+    def _start_container(
+        self, name: str, uid: str, cgroup: Path, *args: str, memory: str
+    ) -> RunningPod:
+        container_id = uuid.uuid4().hex * 2
+        log = self.root / f"{name}-{container_id[:8]}.log"
         argv = [sys.executable, "-m", "tests.support.workload", "--memory", memory, *args]
         environment = {
             "PYTHONPATH": str(REPOSITORY),
@@ -191,12 +208,7 @@ class AgentRig:
         program = Program(argv, environment, str(self.root), says_ready=True)
         shim = ShimProcess(program, log=log, groups=self.root / "groups")
         self._kept.push_async_callback(_ended, shim)
-        self.files.add_pod(cgroup)
         self.files.add(container_id, cgroup=cgroup / container_id, shim=shim.pid)
-        while not (log.exists() and "ready" in log.read_text()):
-            assert not shim.has_exited, log.read_text()
-            await asyncio.sleep(0.005)
-        self.files.refresh(container_id)
         return RunningPod(name, uid, cgroup, container_id, shim, log)
 
     def give(self, pod: RunningPod, *ids: str) -> None:

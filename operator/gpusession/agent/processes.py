@@ -66,6 +66,10 @@ class PodProcesses:
         self._cgroups = PodCgroups(cgroup_root)
         self._self = os.getpid()
 
+    def has_cgroup(self, pod_uid: str) -> bool:
+        """Tell whether the Pod still has a cgroup; kubelet removes it last."""
+        return bool(self._cgroups.directories(pod_uid))
+
     def members(self, pod_uid: str) -> Members:
         """Tell which pids the Pod's cgroups list, dead ones included."""
         return self._cgroups.members(pod_uid)

@@ -13,6 +13,7 @@ from datetime import timedelta
 import msgspec
 import structlog
 
+from gpusession.agent.aftercare import Aftercare
 from gpusession.agent.ascent import Ascent
 from gpusession.agent.gpu_view import GpuView
 from gpusession.agent.ledger import Ledger
@@ -85,6 +86,7 @@ class Releaser:
         self._clearer = clearer
         self._state_timeout = state_timeout
         self._limits = limits
+        self._aftercare = Aftercare(processes, release=self.release, length=limits.aftercare)
         self._running: dict[str, asyncio.Task[ReleaseReport]] = {}
 
     async def release(self, order: ReleaseOrder) -> ReleaseReport:
@@ -101,6 +103,7 @@ class Releaser:
 
     async def drain(self, *, within: timedelta) -> None:
         """Wait for the releases in flight; the ledger knows those that do not make it."""
+        await self._aftercare.stop()
         if self._running:
             await asyncio.wait(set(self._running.values()), timeout=within.total_seconds())
 
@@ -281,6 +284,8 @@ class Releaser:
         )
         if done or row is not None:
             await self._ledger.settle(row.claim if row else self._claim(order), report, done=done)
+        if done and climb.mode is not Mode.VERIFY and not climb.may_restart:
+            self._aftercare.watch(order)
         return report
 
     async def _clear_state(self, order: ReleaseOrder) -> StateReport:

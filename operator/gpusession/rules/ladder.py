@@ -63,6 +63,10 @@ class Limits:
     clean_spacing_ended: timedelta = timedelta(milliseconds=10)
     """The same where no container can start again: then only the driver may lag behind."""
 
+    aftercare: timedelta = timedelta(seconds=5)
+    """After the verdict: kubelet restarts what died before it heard of the Pod's deletion, at
+    once or, on a busy machine, within seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rung:
