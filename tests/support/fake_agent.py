@@ -4,6 +4,7 @@ It checks nothing and releases nothing; the real agent has tests of its own. Wit
 answer for a route it says 503, as an agent does that is not ready.
 """
 
+import asyncio
 import ssl
 from typing import Any, Self
 
@@ -30,6 +31,9 @@ class FakeAgent:
         self.bind_report: BindReport | None = None
         self.release_report: ReleaseReport | None = None
         self.usage_report: UsageReport | None = UsageReport(boot_id="fake")
+        self.usage_pause = 0.0
+        """Seconds until it says what it knows of usage."""
+        self.usages = 0
         self.latest_epoch = 0
         self.binds: list[BindRequest] = []
         self.releases: list[ReleaseOrder] = []
@@ -60,6 +64,8 @@ class FakeAgent:
         return _json(self.bind_report)
 
     async def _usage(self, _: web.Request) -> web.Response:
+        self.usages += 1
+        await asyncio.sleep(self.usage_pause)
         return _json(self.usage_report)
 
     async def _release(self, request: web.Request) -> web.Response:

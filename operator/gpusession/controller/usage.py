@@ -19,6 +19,13 @@ from gpusession.store.sessions import SessionStore
 AT_ONCE = 16
 """Agents asked at the same time; with 5,000 nodes a round takes seconds, not the minute."""
 
+ANSWERED_FOR, SILENT_FOR = 2.0, 10.0
+"""Seconds for which it is believed that an agent answers, and that it does not: the former lets
+somebody end."""
+
+ANSWER_PATIENCE = 1.0
+"""Seconds that a worker waits for an agent; the question itself goes on, for the next one."""
+
 BREATH_SECONDS = 1.0
 """Between two rounds that take longer than the period, where many agents do not answer."""
 
@@ -42,6 +49,8 @@ class UsageKeeper:
         self._period = period
         self._works: dict[str, tuple[bool, float]] = {}
         self._permits = asyncio.Semaphore(AT_ONCE)
+        self._questions: dict[str, asyncio.Task[UsageReport | None]] = {}
+        self._answers: dict[str, tuple[bool, float]] = {}
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -68,8 +77,29 @@ class UsageKeeper:
         return works if age <= 3 * self._period.total_seconds() else None
 
     async def answers(self, node: str) -> bool:
-        """Tell whether a node's agent answers now."""
-        return await self._report(node) is not None
+        """Tell whether a node's agent answers; False also where it takes its time.
+
+        One question at a time to each node, however many ask, and none waits for longer than
+        `ANSWER_PATIENCE`: dark nodes must not keep all workers busy.
+        """
+        loop = asyncio.get_running_loop()
+        answers, until = self._answers.get(node, (False, 0.0))
+        if loop.time() < until:
+            return answers
+        question = self._questions.get(node)
+        if question is None:
+            question = loop.create_task(self._report(node), name=f"question {node}")
+            self._questions[node] = question
+            question.add_done_callback(lambda asked: self._note_answer(node, asked))
+        done, _ = await asyncio.wait({question}, timeout=ANSWER_PATIENCE)
+        return bool(done) and question.result() is not None
+
+    def _note_answer(self, node: str, asked: asyncio.Task[UsageReport | None]) -> None:
+        del self._questions[node]
+        if not asked.cancelled() and asked.exception() is None:
+            answers, now = asked.result() is not None, asyncio.get_running_loop().time()
+            self._answers = {n: known for n, known in self._answers.items() if now < known[1]}
+            self._answers[node] = (answers, now + (ANSWERED_FOR if answers else SILENT_FOR))
 
     async def _ask(self, node: str, uids: set[str]) -> None:
         async with self._permits:

@@ -1,5 +1,6 @@
 """Asking the agents whose GPU works: what is not known is never written as idle."""
 
+import asyncio
 from datetime import timedelta
 
 import msgspec
@@ -149,3 +150,52 @@ async def test_agent_is_asked_whether_it_is_there(rig: ControllerRig, *, answers
         rig.agent.usage_report = None
 
     assert await keeper(rig).answers("nowhere") is answers
+
+
+async def test_a_node_is_asked_once_however_many_wait(rig: ControllerRig) -> None:
+    """And for a moment its answer is everybody's."""
+    usage = keeper(rig)
+
+    answers = await asyncio.gather(*(usage.answers("nowhere") for _ in range(20)))
+    answers.append(await usage.answers("nowhere"))
+
+    assert answers == [True] * 21
+    assert rig.agent.usages == 1
+
+
+async def test_an_agent_that_takes_its_time_holds_up_nobody(
+    rig: ControllerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks goes on without an answer; the one who asks later has it."""
+    monkeypatch.setattr("gpusession.controller.usage.ANSWER_PATIENCE", 0.1)
+    rig.agent.usage_pause = 1.0
+    usage = keeper(rig)
+
+    early = await usage.answers("nowhere")
+    await until(lambda: not usage._questions, what="the answer")
+
+    assert (early, await usage.answers("nowhere")) == (False, True)
+    assert rig.agent.usages == 1
+
+
+async def test_an_old_answer_lets_nobody_end(
+    rig: ControllerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be from before the node fell silent."""
+    monkeypatch.setattr("gpusession.controller.usage.ANSWERED_FOR", 0.0)
+    usage = keeper(rig)
+    before = await usage.answers("nowhere")
+    rig.agent.usage_report = None
+
+    assert (before, await usage.answers("nowhere")) == (True, False)
+
+
+async def test_a_silent_agent_is_not_asked_at_each_look(rig: ControllerRig) -> None:
+    """Dark nodes would keep the workers busy."""
+    rig.agent.usage_report = None
+    usage = keeper(rig)
+
+    answers = [await usage.answers("nowhere") for _ in range(3)]
+
+    assert answers == [False] * 3
+    assert rig.agent.usages == 1
