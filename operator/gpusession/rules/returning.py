@@ -33,6 +33,10 @@ from gpusession.rules.observation import ABSENT, Life, Observation, Outcome
 SHORTEST_WAIT = timedelta(milliseconds=50)
 """Between two looks at a grace that is about to end."""
 
+WAITS_FOR_REDIS = (
+    "the grace is over, but Redis cannot tell whether a client came back: waiting for it"
+)
+
 LONGEST_WAIT = timedelta(seconds=1)
 """Where time does not count, since nobody could return: until it does again."""
 
@@ -55,7 +59,7 @@ def returning(state: SessionStatus, seen: Observation, *, now: datetime) -> Step
     if seen.life is ABSENT:
         return state, (OpenRecord(), Requeue(LONGEST_WAIT))
     if not isinstance(seen.life, Life):
-        return state, (Requeue(),)
+        return _unseen(state, now=now)
     return _by_record(state, seen, seen.life, now=now)
 
 
@@ -76,6 +80,23 @@ def _by_record(state: SessionStatus, seen: Observation, life: Life, *, now: date
             return _committed(state, Reason(state.reason), now=now)
         case _:
             assert_never(life.vitals.stage)
+
+
+def _unseen(state: SessionStatus, *, now: datetime) -> Step:
+    """Wait for Redis; say so once the end is overdue by it."""
+    due = state.destroy_after is not None and now >= datetime.fromisoformat(state.destroy_after)
+    said = find(state, ConditionType.GPU_RELEASED)
+    if not due or said is None or said.message == WAITS_FOR_REDIS:
+        return state, (Requeue(),)
+    state = with_condition(
+        state,
+        ConditionType.GPU_RELEASED,
+        ConditionStatus.FALSE,
+        reason=Reason.DESTROY_GRACE,
+        message=WAITS_FOR_REDIS,
+        now=now,
+    )
+    return state, (RecordStatus(), Requeue())
 
 
 def _committed(state: SessionStatus, reason: Reason, *, now: datetime) -> Step:

@@ -158,6 +158,20 @@ def test_silent_redis_decides_nothing(life: Any) -> None:
     assert actions == (Requeue(),)
 
 
+def test_a_grace_that_is_over_without_redis_says_what_it_waits_for() -> None:
+    """Once: the time to which it was to last is gone, and nobody could tell why it goes on."""
+    late = NOW + GRACE
+    first = decide(waiting(), life=UNSEEN, now=late)
+    again = decide(after(waiting(), first), life=UNSEEN, now=late + GRACE)
+
+    released = find(first[0], ConditionType.GPU_RELEASED)
+    assert released is not None
+    assert (released.reason, "Redis" in released.message) == (Reason.DESTROY_GRACE, True)
+    assert is_cancellable(first[0])
+    assert kinds(first[1]) == (RecordStatus, Requeue)
+    assert again[1] == (Requeue(),)
+
+
 @pytest.mark.parametrize(
     ("reason", "session", "seen"),
     [
