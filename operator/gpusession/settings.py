@@ -114,6 +114,10 @@ class ControllerSettings(ProcessSettings):
     """Between two sweeps that both saw Redis; after a longer one everybody has a whole
     threshold again. Twenty sweeps: less would be a busy machine."""
 
+    longest_sweep_stall: timedelta = timedelta(seconds=1)
+    """The same, but after it nobody ends by silence for `longest_sweep_gap`: gateways, which
+    wait for Redis for so long (`redis_timeout`), and their clients come first."""
+
     clock_error: timedelta = timedelta(seconds=1)
     """How far Redis' clock may go apart from ours between two sweeps. NTP slews 0.5 ms/s."""
 

@@ -23,8 +23,8 @@ PERIODS = 3
 THRESHOLD = float(PERIODS)
 """Seconds of silence that end a Session: beats come every second."""
 
-START_SECONDS = 4
-"""For a client to start and connect, on a busy machine."""
+START_SECONDS = 8
+"""For a client to start and connect, on a busy machine: who is never heard lives so long."""
 
 _numbers = itertools.count()
 
@@ -37,7 +37,7 @@ class ClientsWorld(World):
         self.clients: list[Process] = []
         self.folder = stack.workdir / "clients" / namespace
         self.folder.mkdir(parents=True)
-        self.apply(*_permission(namespace))
+        self.apply(*token_permission(namespace))
         self.identity = stack.plane.service_account_token(namespace, ACCOUNT, AUDIENCE)
 
     @staticmethod
@@ -123,7 +123,8 @@ class ClientsWorld(World):
         return str(self.wait_phase(name, "Destroyed")["reason"])
 
 
-def _permission(namespace: str) -> list[Object]:
+def token_permission(namespace: str) -> list[Object]:
+    """Give an account `client` that may make and revoke tokens, and what allows it."""
     metadata = {"name": ACCOUNT, "namespace": namespace}
     group = "rbac.authorization.k8s.io"
     rule = {

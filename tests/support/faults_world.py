@@ -19,7 +19,7 @@ class Crowd:
     def __init__(self, clients: ClientsWorld) -> None:
         self.world = clients
         self.stack = clients.stack
-        spec = clients.beats() | NEVER_IDLE
+        spec = clients.beats(delay=60) | NEVER_IDLE
         for name in CROWD:
             clients.apply(clients.pod(name, "--memory=1Gi"), clients.session(name, **spec))
         for name in CROWD:

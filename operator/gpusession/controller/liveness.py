@@ -48,7 +48,9 @@ class LivenessWatch:
     ) -> None:
         store, gateways = SessionStore(client), GatewayRegistry(client)
         tolerances = Tolerances(
-            longest_gap=settings.longest_sweep_gap, clock_error=settings.clock_error
+            longest_stall=settings.longest_sweep_stall,
+            longest_gap=settings.longest_sweep_gap,
+            clock_error=settings.clock_error,
         )
         self.usage = UsageKeeper(
             agents=agents, store=store, sessions=sessions, period=settings.usage_period

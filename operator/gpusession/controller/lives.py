@@ -16,7 +16,7 @@ from gpusession.controller.brakes import Brakes
 from gpusession.controller.usage import UsageKeeper
 from gpusession.errors import StoreUnavailable
 from gpusession.rules.continuity import Tolerances, Watch, heard_from, is_recent
-from gpusession.rules.expiry import Overdue, Vitals, grace_is_over, judged
+from gpusession.rules.expiry import Overdue, Unheard, Vitals, grace_is_over, judged
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look
 from gpusession.store.sessions import SessionStore, Sighting
 
@@ -63,7 +63,7 @@ class Lives:
         liveness = judged(vitals, watch, session.spec)
         over = grace_is_over(vitals, whole, session.spec)
         life = Life(vitals, liveness, watched_since=whole.since, grace_over=over)
-        if not isinstance(liveness, Overdue):
+        if not isinstance(liveness, Overdue | Unheard):
             self._brakes.heard(uid)
         if not isinstance(liveness, Overdue) or vitals.stage is not RecordState.ACTIVE:
             return life  # an end that has begun waits for no turn
@@ -130,4 +130,5 @@ def as_vitals(sighting: Sighting) -> Vitals:
         closed=record.close,
         revoked=record.rev,
         doubted=record.doubt,
+        announced=sighting.announced,
     )

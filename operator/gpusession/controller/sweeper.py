@@ -30,8 +30,9 @@ from gpusession.store.sessions import Proof
 AT_ONCE = 4000
 """Due records per sweep: 20 ms of the server's time; the rest comes with the next one."""
 
-LATE_PERIODS = 1.5
-"""Silent for so many periods is late: one beat is missing, and half of the next."""
+LATE_PERIODS = 1.25
+"""Silent for so many periods is late: beats that are spread over a period by nature come with
+a tenth of it more or less, so a quarter is a beat that is missing."""
 
 PRIORITY: dict[str, Priority] = {
     Reason.REVOKED: Priority.REVOKED,

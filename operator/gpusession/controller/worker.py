@@ -103,11 +103,14 @@ class Worker:
         findings = Findings(rebind_due=uid in self._rebinds, life_due=suspected)
         self._rebinds.discard(uid)
         try:
-            return await self._decide(uid, priority, findings)
+            result = await self._decide(uid, priority, findings)
         except Exception:
             if suspected:
                 self._intake.suspect_again(uid)  # it may have claimed what it did not write
             raise
+        if suspected and result == "waiting":
+            self._intake.suspect_again(uid)  # it waits to be heard, or not
+        return result
 
     async def _decide(self, uid: str, priority: Priority, findings: Findings) -> str:
         for _ in range(ROUNDS):

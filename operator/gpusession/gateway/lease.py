@@ -22,6 +22,10 @@ from gpusession.store.gateways import GatewayRegistry
 RENEWALS = 4
 """In the time of one lease: three may fail."""
 
+LONGEST_PAUSE = 1.0
+"""Seconds between two renewals: whoever was heard here is silent only once this gateway was
+seen to live after its deadline, so that an end by silence comes that much later."""
+
 RETRY_SECONDS = 0.5
 """After a failed one: a Redis that is back is found before clients give up."""
 
@@ -63,7 +67,7 @@ class GatewayLease:
             if await self._renew():
                 if failed:
                     self._renewed()
-                failed, pause = False, self._ttl.total_seconds() / RENEWALS
+                failed, pause = False, min(self._ttl.total_seconds() / RENEWALS, LONGEST_PAUSE)
             else:
                 failed, pause = True, RETRY_SECONDS
             await asyncio.sleep(pause)

@@ -54,6 +54,9 @@ class Tolerances:
     longest_gap: timedelta = timedelta(seconds=5)
     """Twenty sweeps: less is a busy machine, more hides what happened meanwhile."""
 
+    longest_stall: timedelta = timedelta(seconds=1)
+    """As long as a gateway waits for Redis: in a longer one beats are lost."""
+
     clock_error: timedelta = timedelta(seconds=1)
     """Clocks that are slewed drift by 0.5 ms per second; a step is more than this."""
 
@@ -67,6 +70,10 @@ class Watch:
 
     heard_since: datetime | None = None
     """Since when, within the watch, at least one gateway has lived in every tick."""
+
+    steady_from: datetime | None = None
+    """From when on silence may prove something again, after Redis or we stood still for a
+    while: what was waiting then comes first. None if nothing was."""
 
     last: Tick | None = None
     broken_by: Break | None = None
@@ -85,11 +92,14 @@ def watched(before: Watch, tick: Tick, *, tolerances: Tolerances) -> Watch:
     if not tick.is_primary:
         return Watch(last=tick, broken_by=broken_by)
     since = since or tick.now
+    steady = before.steady_from if broken_by is None else None
+    if broken_by is None and _took(before.last, tick) > tolerances.longest_stall:
+        steady = tick.now + tolerances.longest_gap
     heard = None
     if tick.gateways:
         heard = before.heard_since if broken_by is None else None
         heard = heard or tick.now
-    return Watch(since=since, heard_since=heard, last=tick, broken_by=broken_by)
+    return Watch(since=since, heard_since=heard, steady_from=steady, last=tick, broken_by=broken_by)
 
 
 def is_recent(tick: Tick, now: float, *, tolerances: Tolerances) -> bool:
@@ -114,7 +124,7 @@ def restarted(before: Watch) -> Watch:
     if before.since is None or now is None:
         return before
     heard = None if before.heard_since is None else now
-    return Watch(since=now, heard_since=heard, last=before.last, broken_by=before.broken_by)
+    return replace(before, since=now, heard_since=heard)
 
 
 def _break(last: Tick | None, tick: Tick, tolerances: Tolerances) -> Break | None:
@@ -126,10 +136,15 @@ def _break(last: Tick | None, tick: Tick, tolerances: Tolerances) -> Break | Non
         return Break.SERVER
     if not tick.remembers:
         return Break.REWOUND
-    if tick.answered_at - last.sent_at > tolerances.longest_gap.total_seconds():
+    if _took(last, tick) > tolerances.longest_gap:
         return Break.GAP
     # The server read its clock somewhere between our sending and its answer.
     passed = (tick.now - last.now).total_seconds()
     error = tolerances.clock_error.total_seconds()
     least, most = tick.sent_at - last.answered_at, tick.answered_at - last.sent_at
     return None if least - error <= passed <= most + error else Break.CLOCK
+
+
+def _took(last: Tick | None, tick: Tick) -> timedelta:
+    """Give the longest time in which nobody may have been served between two ticks."""
+    return timedelta(seconds=tick.answered_at - last.sent_at) if last else timedelta()

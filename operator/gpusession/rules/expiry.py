@@ -14,6 +14,10 @@ from gpusession.rules.continuity import Watch
 LONGEST_USAGE_GAP = timedelta(seconds=180)
 """Agents report once a minute; after three missing reports nothing is known of a GPU."""
 
+SETTLE = timedelta(seconds=1)
+"""What a gateway that stood still needs to bring the beats that waited for it: it announces
+itself as soon as it runs again, and what its sockets hold follows within its tick."""
+
 NONE = timedelta()
 
 
@@ -39,6 +43,9 @@ class Vitals:
     revoked: bool = False
     doubted: datetime | None = None
     """Last knock with a token that Redis has lost: somebody lives there, unheard."""
+    announced: datetime | None = None
+    """When the gateway that brought the last beat last showed that it lives; None where it has
+    left or its lease has run out, which gives its Sessions a whole threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +62,18 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
+class Unheard:
+    """Silent for too long, but something on the way stood still: it may be heard any moment."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoData:
     """Nothing can be said, and why; it ends nobody."""
 
     why: str
 
 
-Liveness = Fresh | Overdue | NoData
+Liveness = Fresh | Overdue | Unheard | NoData
 
 
 def heartbeat_period(spec: SessionSpec) -> timedelta:
@@ -91,10 +103,9 @@ def judged(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Liveness:
     """Judge a record; the first proof counts, disconnects before silence before idleness."""
     if watch.since is None:
         return NoData("Redis is not being watched")
-    if (proof := _disconnected(vitals, watch, spec)) is not None:
-        return proof
-    if (proof := _silent(vitals, watch, spec)) is not None:
-        return proof
+    for proof in (_disconnected(vitals, watch, spec), _silent(vitals, watch, spec)):
+        if proof is not None:
+            return proof
     return _idle(vitals, watch, spec) or Fresh()
 
 
@@ -117,28 +128,45 @@ def grace_is_over(vitals: Vitals, watch: Watch, spec: SessionSpec) -> bool:
     grace = timedelta(seconds=spec.destroy_grace_seconds)
     claimed, watched = vitals.pending_until - grace, max(watch.since, watch.heard_since)
     if watched <= claimed:
-        return vitals.now >= vitals.pending_until
+        return vitals.now >= vitals.pending_until and _was_heard(
+            vitals, watch, until=vitals.pending_until
+        )
     return vitals.now - watched >= regrace(spec)
 
 
-def _disconnected(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:
+def _disconnected(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | Unheard | None:
     ended, grace = vitals.disconnected, timedelta(milliseconds=spec.disconnect_grace_milliseconds)
-    if ended is None or watch.since is None or vitals.doubted is not None:
+    if ended is None or watch.since is None:
         return None
     # One that was noted before the watch may be an older copy's, and a beat contradicts it.
     if ended <= watch.since or vitals.beat > ended:
         return None
-    due = max(ended, watch.heard_since or vitals.now) + grace
-    return Overdue(Reason.DISCONNECTED, due) if vitals.now >= due else None
+    due = max(ended, watch.heard_since or vitals.now, vitals.doubted or ended) + grace
+    if vitals.now < due:
+        return None
+    return Overdue(Reason.DISCONNECTED, due) if _is_steady(vitals, watch) else Unheard()
 
 
-def _silent(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:
+def _silent(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | Unheard | None:
     threshold = heartbeat_threshold(spec)
     if threshold <= NONE or watch.since is None or watch.heard_since is None:
         return None
     heard = max(vitals.beat, watch.since, watch.heard_since, vitals.doubted or vitals.beat)
     due = max(heard + threshold, vitals.first_due)
-    return Overdue(Reason.HEARTBEAT_LOST, due) if vitals.now >= due else None
+    if vitals.now < due:
+        return None
+    could_be_heard = _was_heard(vitals, watch, until=due)
+    return Overdue(Reason.HEARTBEAT_LOST, due) if could_be_heard else Unheard()
+
+
+def _was_heard(vitals: Vitals, watch: Watch, *, until: datetime) -> bool:
+    """Tell whether a client could have been heard until then: nothing on the way stood still."""
+    shown = vitals.announced is None or vitals.announced >= until + SETTLE
+    return shown and _is_steady(vitals, watch)
+
+
+def _is_steady(vitals: Vitals, watch: Watch) -> bool:
+    return watch.steady_from is None or vitals.now >= watch.steady_from
 
 
 def _idle(vitals: Vitals, watch: Watch, spec: SessionSpec) -> Overdue | None:

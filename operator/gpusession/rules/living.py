@@ -14,14 +14,18 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Reopen,
+    Requeue,
     Step,
     TellWouldEnd,
 )
 from gpusession.rules.conditions import find, with_condition, without_condition
 from gpusession.rules.evidence import lifetime_end
-from gpusession.rules.expiry import Overdue
+from gpusession.rules.expiry import Overdue, Unheard
 from gpusession.rules.observation import ABSENT, Claimed, Life, Observation, Outcome
 from gpusession.rules.outcome import pending_destroy
+
+SOON = timedelta(seconds=1)
+"""Until whoever stood still has been heard again, or is gone: a gateway shows itself as often."""
 
 SHORTEST_GRACE = timedelta(seconds=1)
 """Of a claim that may be taken back; the claim of the release then ends it."""
@@ -44,6 +48,8 @@ def _by_record(
 ) -> Step | None:
     if life.vitals.stage is not RecordState.ACTIVE:
         return state, (Reopen(),)  # claimed by a life of ours that never wrote it down
+    if isinstance(life.liveness, Unheard) and not seen.observe_only:
+        return state, (Requeue(SOON),)
     if not isinstance(life.liveness, Overdue) or seen.observe_only:
         return _with_pause(state, None, now=now)
     if life.held is not None:

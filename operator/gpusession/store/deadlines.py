@@ -70,7 +70,7 @@ class DeadlineStore:
         self._lease = milliseconds(lease)
 
     async def due(self, limit: int = 500) -> list[Due]:
-        """Lease what is due, about `limit` of it at most; LATE is told once per silence.
+        """Lease what is due, about `limit` of it at most; LATE is told once per lease.
 
         An answer shorter than `limit` says that nothing more is due, or that very many
         records were looked at: in both cases the next sweep goes on.

@@ -25,13 +25,12 @@ class GatewayRegistry:
         Then what this gateway had counted may be taken back already: it counts anew.
         """
         args = (gateway, milliseconds(ttl), milliseconds(KEEP))
-        names = [keys.GATEWAYS, keys.gateway(gateway)]
+        names = _names(gateway)
         return bool(await self._client.run("announce", keys=names, args=args))
 
     async def leave(self, gateway: str) -> None:
         """Give the lease up; connections still counted are taken back as a dead gateway's."""
-        names = [keys.GATEWAYS, keys.gateway(gateway)]
-        await self._client.run("leave", keys=names, args=[gateway])
+        await self._client.run("leave", keys=_names(gateway), args=[gateway])
 
     async def populations(self) -> dict[str, int]:
         """Give how many Sessions are connected at each living gateway."""
@@ -49,7 +48,10 @@ class GatewayRegistry:
 
         Its Sessions count as just heard. A gateway that lives again is left alone.
         """
-        names = [keys.GATEWAYS, keys.gateway(gateway)]
         args = (gateway, min(limit, PAGE), keys.record(""))
-        left: int = await self._client.run("lapse", keys=names, args=args)
+        left: int = await self._client.run("lapse", keys=_names(gateway), args=args)
         return left
+
+
+def _names(gateway: str) -> list[str]:
+    return [keys.GATEWAYS, keys.gateway(gateway), keys.ANNOUNCED]

@@ -21,6 +21,9 @@ WINDOWS = "gs:w"
 GATEWAYS = "gs:gateways"
 """Sorted set: until when which gateway's lease runs."""
 
+ANNOUNCED = "gs:announced"
+"""Sorted set: when each gateway last renewed its lease: until then it could have heard."""
+
 NAME_PREFIX = "gs:n:"
 
 _GLOB = re.compile(rb"[*?\[\]\\]")

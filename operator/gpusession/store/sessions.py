@@ -120,6 +120,8 @@ class Sighting:
 
     record: Record
     now: datetime
+    announced: datetime | None = None
+    """When the gateway that brought the last beat last announced itself, if it still does."""
 
 
 class SessionStore:
@@ -162,15 +164,17 @@ class SessionStore:
 
     async def read(self, uid: str) -> Sighting | None:
         """Give the record; None where it is missing or not whole, which proves nothing."""
-        answer: tuple[list[bytes], int]
-        answer = await self._client.run("read", keys=[keys.record(uid)], args=[])
-        flat, clock = answer
+        answer: tuple[list[bytes], int, bytes | None]
+        names = [keys.record(uid), keys.ANNOUNCED]
+        answer = await self._client.run("read", keys=names, args=[])
+        flat, clock, shown = answer
         try:
             fields = {
                 field.decode(): value.decode()
                 for field, value in zip(flat[::2], flat[1::2], strict=True)
             }
-            return Sighting(_record(fields, clock), moment(clock))
+            announced = None if shown is None else moment(int(float(shown)))
+            return Sighting(_record(fields, clock), moment(clock), announced)
         except (KeyError, ValueError, OverflowError):
             return None
 

@@ -36,7 +36,7 @@ GATEWAY = "g-1"
 SECOND = timedelta(seconds=1)
 QUIET_AGENT = UsageReport(boot_id="b")
 """An agent that answers, and says nothing of any Session."""
-BEATING = {"heartbeat": {"periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 0}}
+BEATING = {"heartbeat": {"periodSeconds": 1, "failureThreshold": 2, "initialDelaySeconds": 0}}
 ClaimCall = Callable[[str, Claim], Awaitable[Outcome]]
 NO_BEATS = {"heartbeat": {"periodSeconds": 0}}
 
@@ -281,7 +281,7 @@ async def test_wiped_redis_ends_nobody_and_is_rebuilt(
     cluster: Cluster, rig: ControllerRig, clients: Clients
 ) -> None:
     """Everybody has a whole threshold again, and the silent still end after it."""
-    spec = {"heartbeat": {"periodSeconds": 2, "failureThreshold": 1, "initialDelaySeconds": 0}}
+    spec = {"heartbeat": {"periodSeconds": 1, "failureThreshold": 2, "initialDelaySeconds": 0}}
     session = await active(cluster, rig, "wiped", **spec)
 
     async with at_work(rig, clients.keep()):
@@ -486,7 +486,7 @@ async def test_dead_gateway_leaves_a_fresh_threshold(
     cluster: Cluster, rig: ControllerRig, clients: Clients
 ) -> None:
     """Its Sessions were heard until it died; another gateway lives on."""
-    spec = {"heartbeat": {"periodSeconds": 3, "failureThreshold": 1, "initialDelaySeconds": 0}}
+    spec = {"heartbeat": {"periodSeconds": 1, "failureThreshold": 3, "initialDelaySeconds": 0}}
     session = await active(cluster, rig, "orphan", **spec)
     await clients.admit(session, beats=False)
     await clients.registry.announce("g-2", SECOND)

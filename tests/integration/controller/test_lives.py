@@ -24,9 +24,10 @@ from gpusession.controller.brakes import CLUSTER
 from gpusession.controller.lives import Lives, as_vitals
 from gpusession.rules.brake import ScopeKind
 from gpusession.rules.continuity import Tick, Tolerances, Watch
-from gpusession.rules.expiry import Fresh, Overdue
+from gpusession.rules.expiry import Fresh, Overdue, Unheard
 from gpusession.rules.observation import ABSENT, UNSEEN, Life, Look
 from gpusession.store.client import RedisClient
+from gpusession.store.keys import ANNOUNCED
 from gpusession.store.sessions import SessionStore, Sighting
 
 SECOND = timedelta(seconds=1)
@@ -193,6 +194,20 @@ async def test_agent_of_a_silent_node_is_asked_first(desk: Desk, *, answers: boo
     seen = life(await desk.lives.look(session))
 
     assert (seen.held is None, seen.pauses) == (answers, not answers)
+
+
+async def test_who_may_still_be_heard_keeps_its_turn(desk: Desk) -> None:
+    """The gateway that heard it last stands still; after that it needs no other turn."""
+    session = await desk.opens()
+    await desk.rig.redis.call("ZADD", ANNOUNCED, 5, "g-1")
+    desk.turn()
+
+    waits = life(await desk.lives.look(session))
+    await desk.rig.redis.call("ZADD", ANNOUNCED, 10**13, "g-1")
+    goes = life(await desk.lives.look(session))
+
+    assert isinstance(waits.liveness, Unheard)
+    assert (reason(goes), goes.held) == (Reason.HEARTBEAT_LOST, None)
 
 
 async def test_fresh_session_is_forgotten_by_the_brakes(desk: Desk) -> None:

@@ -75,8 +75,8 @@ async def test_fresh_session_is_not_due(client: RedisClient) -> None:
     await open_record(client)
 
     assert await due(client) == []
-    # first = 60 + 90 s, late not before half a threshold earlier
-    assert await next_look(client) == pytest.approx(105_000, abs=5000)
+    # late a period and a quarter after the delay of 60 s
+    assert await next_look(client) == pytest.approx(97_500, abs=5000)
 
 
 PASSED: list[tuple[dict[str, int], dict[str, int], Reason]] = [
@@ -159,13 +159,25 @@ async def test_gpu_does_not_count_unless_asked_for(client: RedisClient) -> None:
     assert await due(client) == [(DueKind.DUE, Reason.IDLE)]
 
 
-async def test_late_beat_is_told_once(client: RedisClient) -> None:
-    """At one and a half periods the brake hears of it; the next look is the deadline."""
+async def test_late_beat_is_told(client: RedisClient) -> None:
+    """A quarter after its period the brake hears of it."""
     await open_record(client)
-    await set_ago(client, hb=45_000, first=HOUR)
+    await set_ago(client, hb=38_000, first=HOUR)
 
     assert await due(client) == [(DueKind.LATE, "")]
-    assert await next_look(client) == pytest.approx(45_000, abs=5000)
+
+
+@pytest.mark.parametrize(("silent", "again"), [(38_000, 30_000), (70_000, 20_000)], ids=str)
+async def test_late_beat_is_told_again_until_it_is_lost(
+    client: RedisClient, silent: int, again: int
+) -> None:
+    """Once per lease, since a brake remembers it for its window only; then at the deadline."""
+    await open_record(client)
+    await set_ago(client, hb=silent, first=HOUR)
+
+    await due(client)
+
+    assert await next_look(client) == pytest.approx(again, abs=5000)
 
 
 async def test_beat_that_is_not_late_is_silent(client: RedisClient) -> None:
@@ -175,42 +187,30 @@ async def test_beat_that_is_not_late_is_silent(client: RedisClient) -> None:
         "heartbeat_threshold": timedelta(seconds=300),
     }
     await open_record(client, liveness=liveness(**slow))
-    await set_ago(client, hb=142_000, first=HOUR)
+    await set_ago(client, hb=117_000, first=HOUR)
 
     assert await due(client) == []
     assert 0 < await next_look(client) <= 8000
 
 
-async def test_nothing_is_late_in_the_first_half_of_the_first_threshold(
+async def test_nothing_is_late_before_a_client_could_have_started(
     client: RedisClient,
 ) -> None:
     """A client that is still starting is not missed yet."""
     await open_record(client)
-    await set_ago(client, hb=HOUR, first=-60_000)
+    await set_ago(client, hb=HOUR, first=-65_000)
 
     assert await due(client) == []
-    assert await next_look(client) == pytest.approx(15_000, abs=5000)
-
-
-async def test_with_one_permitted_miss_nothing_is_late_before_it_is_lost(
-    client: RedisClient,
-) -> None:
-    """A threshold below two periods leaves no room for a warning."""
-    once = liveness(heartbeat_threshold=timedelta(seconds=50))
-    await open_record(client, liveness=once)
-    await set_ago(client, hb=46_000, first=HOUR)
-
-    assert await due(client) == []
-    assert await next_look(client) == pytest.approx(4000, abs=3900)
+    assert await next_look(client) == pytest.approx(12_500, abs=5000)
 
 
 async def test_seen_disconnect_is_told_before_its_grace(client: RedisClient) -> None:
     """The brake counts those who went; the next look is when the grace is over."""
     await open_record(client)
-    await set_ago(client, dc=30_000)
+    await set_ago(client, dc=70_000)
 
     assert await due(client) == [(DueKind.LATE, "")]
-    assert await next_look(client) == pytest.approx(60_000, abs=5000)
+    assert await next_look(client) == pytest.approx(20_000, abs=5000)
 
 
 async def test_beat_without_a_deadline_is_not_due(client: RedisClient) -> None:
@@ -220,7 +220,7 @@ async def test_beat_without_a_deadline_is_not_due(client: RedisClient) -> None:
     await ClientStore(client).beats([(UID, TOKEN)], GATEWAY)
 
     assert await due(client) == []
-    assert await next_look(client) == pytest.approx(45_000, abs=5000)
+    assert await next_look(client) == pytest.approx(37_500, abs=5000)
 
 
 async def test_cap_comes_before_everything(client: RedisClient) -> None:

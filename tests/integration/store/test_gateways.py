@@ -1,6 +1,6 @@
 """Leases of gateways in real servers, and what becomes of a dead one's connections."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from tests.support.records import TOKEN, UID, bend, moment, open_with_token, read_record
@@ -9,6 +9,7 @@ from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
 from gpusession.store.gateways import GatewayRegistry
+from gpusession.store.sessions import SessionStore
 
 LEASE = timedelta(seconds=10)
 DEAD = "gw-dead"
@@ -35,6 +36,47 @@ async def test_announced_gateway_lives(gateways: GatewayRegistry) -> None:
     second = await gateways.announce("a", LEASE)
 
     assert (first, second, await gateways.lapsed()) == (False, True, [])
+
+
+async def test_a_record_tells_when_the_gateway_that_heard_it_showed_itself(
+    client: RedisClient, gateways: GatewayRegistry
+) -> None:
+    """Each renewal does; another gateway's says nothing."""
+    await open_with_token(client)
+    await gateways.announce("a", LEASE)
+    await ClientStore(client).beats([(UID, TOKEN)], "a")
+    await client.call("ZADD", keys.ANNOUNCED, 5, "a")
+
+    assert await _announced(client) == moment(5)
+    await gateways.announce("b", LEASE)
+    assert await _announced(client) == moment(5)
+    await gateways.announce("a", LEASE)
+    assert (await _announced(client) or moment(0)) > moment(5)
+
+
+@pytest.mark.parametrize("how", ["leaves", "leaves clients behind", "lapses"])
+async def test_a_gateway_that_is_gone_is_waited_for_no_longer(
+    client: RedisClient, gateways: GatewayRegistry, how: str
+) -> None:
+    """Its Sessions have a whole threshold; then their silence is theirs."""
+    await open_with_token(client)
+    await gateways.announce("a", LEASE)
+    await ClientStore(client).beats([(UID, TOKEN)], "a")
+    if how != "leaves":
+        await ClientStore(client).connect(UID, TOKEN, "a")
+    if how == "lapses":
+        await client.call("ZADD", keys.GATEWAYS, 5, "a")
+        await gateways.lapse("a")
+    else:
+        await gateways.leave("a")
+
+    assert await _announced(client) is None
+
+
+async def _announced(client: RedisClient) -> datetime | None:
+    sighting = await SessionStore(client).read(UID)
+    assert sighting is not None
+    return sighting.announced
 
 
 async def test_gateway_learns_that_its_lease_was_over(

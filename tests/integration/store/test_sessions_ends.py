@@ -267,7 +267,7 @@ async def test_mark_tells_the_reason_it_finds(client: RedisClient) -> None:
 async def test_forgotten_session_leaves_nothing(client: RedisClient) -> None:
     """Record, tokens, name, user's entry and deadline go, and all are told."""
     await open_with_token(client)
-    await client.call("DEL", keys.GATEWAYS)
+    await client.call("DEL", keys.GATEWAYS, keys.ANNOUNCED)
 
     await SessionStore(client).forget(UID)
 

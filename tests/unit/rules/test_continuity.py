@@ -50,6 +50,24 @@ def test_first_tick_begins_a_watch() -> None:
     assert (watch.since, watch.broken_by) == (NOW + timedelta(seconds=100), Break.FIRST)
 
 
+@pytest.mark.parametrize(("took", "steady"), [(0.98, None), (1.1, 106.1)])
+def test_a_stall_that_breaks_nothing_asks_for_a_moment(took: float, steady: float | None) -> None:
+    """In it beats may have waited, or been given up: they come first."""
+    watch = follow(make_tick(100), make_tick(100 + took))
+
+    assert watch.since == NOW + timedelta(seconds=100)
+    assert watch.steady_from == (None if steady is None else NOW + timedelta(seconds=steady))
+    later = watched(watch, make_tick(100 + took + 0.25), tolerances=TOLERANCES)
+    assert later.steady_from == watch.steady_from
+
+
+def test_a_new_watch_is_steady() -> None:
+    """It asks for a whole threshold anyway."""
+    watch = follow(make_tick(100), make_tick(102), make_tick(102.25, remembers=False))
+
+    assert watch.steady_from is None
+
+
 def test_quiet_ticks_go_on_with_it() -> None:
     """The watch is as old as its first tick."""
     watch = follow(*(make_tick(100 + i / 4) for i in range(400)))

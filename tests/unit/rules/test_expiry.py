@@ -1,5 +1,6 @@
 """What a record proves: overdue only on evidence, and missing data is none."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from gpusession.rules.expiry import (
     Fresh,
     NoData,
     Overdue,
+    Unheard,
     Vitals,
     grace_is_over,
     heartbeat_threshold,
@@ -185,3 +187,66 @@ def test_zero_and_null_mean_none() -> None:
     assert heartbeat_threshold(QUIET) == heartbeat_threshold(make_spec()) == timedelta()
     assert idle_timeout(QUIET) == idle_timeout(make_spec()) == timedelta()
     assert heartbeat_threshold(BEATING) == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(("shown", "proof"), [(91.1, Unheard), (90.9, Unheard), (89.0, Overdue)])
+def test_silence_counts_once_its_gateway_has_shown_itself_after_it(
+    shown: float, proof: type
+) -> None:
+    """What a gateway that stood still has in its sockets may be a beat: it comes first."""
+    vitals = silent(180, announced=ago(seconds=shown))  # due 90 s ago
+
+    assert isinstance(judged(vitals, make_watch(DAY), BEATING), proof)
+
+
+UNSTEADY = [
+    pytest.param(BEATING, silent(91), id="silent"),
+    pytest.param(QUIET, silent(200, disconnected=ago(seconds=95)), id="disconnected"),
+]
+
+
+@pytest.mark.parametrize(("spec", "vitals"), UNSTEADY)
+def test_no_silence_counts_for_a_moment_after_redis_stood_still(
+    spec: SessionSpec, vitals: Vitals
+) -> None:
+    """Beats and returns waited for it, and a claim must not come before them."""
+    steady = make_watch(DAY)
+
+    def after(seconds: float) -> Watch:
+        return replace(steady, steady_from=NOW + timedelta(seconds=seconds))
+
+    assert isinstance(judged(vitals, after(0.1), spec), Unheard)
+    assert isinstance(judged(vitals, after(0.0), spec), Overdue)
+
+
+def test_idleness_asks_nothing_of_gateways() -> None:
+    """Half an hour is longer than anything stands still."""
+    vitals = unused(30, announced=ago(hours=1))
+    unsteady = replace(make_watch(DAY), steady_from=NOW + timedelta(seconds=5))
+
+    assert isinstance(judged(vitals, unsteady, IDLING), Overdue)
+
+
+@pytest.mark.parametrize(
+    ("shown", "steady", "over"), [(-1.0, 0, True), (-0.9, 0, False), (-9.0, 0.1, False)]
+)
+def test_a_grace_is_over_once_a_return_would_have_been_heard(
+    shown: float, steady: float, *, over: bool
+) -> None:
+    """Neither its gateway nor Redis may hold one back."""
+    vitals = make_vitals(
+        stage=RecordState.PENDING, pending_until=NOW, announced=NOW - timedelta(seconds=shown)
+    )
+    watch = replace(make_watch(DAY), steady_from=NOW + timedelta(seconds=steady))
+
+    assert grace_is_over(vitals, watch, make_spec(destroy_grace_seconds=10)) is over
+
+
+def test_a_doubt_puts_a_disconnect_off_for_its_grace() -> None:
+    """Somebody knocked after it; not for ever, since anybody may knock."""
+    vitals = silent(900, disconnected=ago(seconds=800), doubted=ago(seconds=89))
+
+    assert isinstance(judged(vitals, make_watch(DAY), QUIET), Fresh)
+    assert isinstance(
+        judged(replace(vitals, doubted=ago(seconds=90)), make_watch(DAY), QUIET), Overdue
+    )

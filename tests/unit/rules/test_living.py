@@ -1,5 +1,6 @@
 """Active: what silence does, and that nothing short of a won claim ends anybody."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,11 +30,12 @@ from gpusession.rules.actions import (
     OpenRecord,
     RecordStatus,
     Reopen,
+    Requeue,
     TellClients,
     TellWouldEnd,
 )
 from gpusession.rules.conditions import find
-from gpusession.rules.expiry import NoData
+from gpusession.rules.expiry import NoData, Unheard
 from gpusession.rules.observation import ABSENT, UNSEEN, Claimed, Outcome
 from gpusession.rules.returning import is_cancellable
 
@@ -50,6 +52,14 @@ def active(**spec: Any) -> Session:
 def won(reason: Reason = Reason.HEARTBEAT_LOST) -> Claimed:
     """Give a claim that nobody came before."""
     return Claimed(reason, Outcome.WON)
+
+
+def test_who_may_still_be_heard_is_looked_at_again_soon() -> None:
+    """Nothing is claimed, and nobody waits for the next lease."""
+    status, actions = decide(active(), life=replace(LOST, liveness=Unheard()))
+
+    assert status.phase is Phase.ACTIVE
+    assert actions == (Requeue(timedelta(seconds=1)),)
 
 
 @pytest.mark.parametrize("reason", SILENCES)

@@ -39,6 +39,9 @@ for i, uid in ipairs(uids) do
     clamp(key, record)
     kind, why, again = look(record)
   end
+  if kind == 'late' then
+    again = math.min(again, now + lease)  -- told again, to be counted for as long as it lasts
+  end
   scores[2 * i - 1], scores[2 * i] = again or now + lease, uid
   if kind then
     local whose = record and redis.call('HMGET', key, 'node', 'gw') or {}

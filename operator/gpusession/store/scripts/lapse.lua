@@ -1,5 +1,6 @@
 -- Take back what a dead gateway had counted: its clients get a whole heartbeat threshold anew.
--- KEYS[1] the gateways  [2] the gateway's uids; beyond these the records, which only [2] knows
+-- KEYS[1] the gateways  [2] the gateway's uids  [3] when each announced itself; beyond these
+--         the records, which only [2] knows
 -- ARGV    gateway, how many uids at most, prefix of records
 -- Returns how many uids are left; 0 also where the gateway lives.
 -- Atomic: a gateway that comes back between look and removal must keep its counts.
@@ -17,6 +18,7 @@ for _, uid in ipairs(redis.call('SPOP', KEYS[2], limit)) do
     redis.call('HSET', prefix .. uid, 'hb', now, 'n', record.n + 1)
   end
 end
+redis.call('ZREM', KEYS[3], gateway)
 local left = redis.call('SCARD', KEYS[2])
 if left == 0 then
   redis.call('ZREM', KEYS[1], gateway)

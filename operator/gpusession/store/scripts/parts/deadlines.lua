@@ -11,10 +11,7 @@ local function heartbeat(r)
     return NEVER, NEVER
   end
   local lost = math.max(r.hb + r.hbt, r.first)
-  if r.hbt < 2 * r.per then
-    return lost, lost
-  end
-  return lost, math.min(lost, math.max(r.hb + 1.5 * r.per, r.first - 0.5 * r.hbt))
+  return lost, math.min(lost, math.max(r.hb, r.first - r.hbt) + 1.25 * r.per)
 end
 
 local function idle(r)
