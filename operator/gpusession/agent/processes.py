@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from gpusession.agent.cgroups import Members, Place, PodCgroups, place_of
 
@@ -23,6 +23,9 @@ KILL_PERIOD = 0.01
 _KILL_PAUSE = 0.002
 """Seconds before another round, also where nothing could be opened to wait for."""
 
+_LISTS = 10
+"""Looks in a row at whom the kernel lists, where the dead alone are met: it lists the living,
+so they have died since, and may have left a child. A look takes a fraction of a millisecond."""
 
 SANDBOX = "pause"
 """The process of a Pod's sandbox in containerd and CRI-O: it only keeps namespaces open."""
@@ -58,6 +61,10 @@ class _Stat(NamedTuple):
     is_dead: bool
 
 
+def _is_alive(stat: _Stat | None) -> TypeGuard[_Stat]:
+    return stat is not None and not stat.is_dead
+
+
 class PodProcesses:
     """Looks at processes below proc_root and at cgroups below cgroup_root."""
 
@@ -81,11 +88,15 @@ class PodProcesses:
         sandbox is spared and not counted: kubelet makes a dead one anew, and the containers
         with it, though the Pod be deleted, if it learns of the death before the deletion.
         """
-        members = self.members(pod_uid)
         others = {pid for pid in also if pod_uid in self.place(pid).pods}
-        alive = {pid for pid in members.pids if self._is_alive(pid, but=SANDBOX)}
-        alive |= {pid for pid in others if self._is_alive(pid)}
-        return Members(frozenset(alive), members.hidden)
+        holders = {pid for pid in others if _is_alive(self._stat(pid))}
+        for _ in range(_LISTS):
+            members = self.members(pod_uid)
+            stats = {pid: self._stat(pid) for pid in members.pids}
+            alive = {p for p, stat in stats.items() if _is_alive(stat) and stat.name != SANDBOX}
+            if alive or all(map(_is_alive, stats.values())):
+                break
+        return Members(frozenset(alive | holders), members.hidden)
 
     def place(self, pid: int) -> Place:
         """Tell in which Pods a process is; an unreadable one has no known place."""
@@ -98,10 +109,6 @@ class PodProcesses:
         """Give the process behind a pid, or None where it is dead or cannot be read."""
         stat = self._stat(pid)
         return None if stat is None or stat.is_dead else ProcessId(pid, stat.start_time)
-
-    def _is_alive(self, pid: int, *, but: str | None = None) -> bool:
-        stat = self._stat(pid)
-        return stat is not None and not stat.is_dead and stat.name != but
 
     def open(self, pids: Iterable[int], pod_uid: str) -> list[Process]:
         """Hold those of the pids that are living processes of the Pod."""

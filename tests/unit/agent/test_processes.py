@@ -24,7 +24,7 @@ if os.fork() and os.fork() and os.fork():
     print("up", flush=True)
     time.sleep(60)
 while time.monotonic() < end:  # four at any time: each ends when the next one is born
-    time.sleep(0.004)
+    time.sleep(0.001)
     if os.fork():
         os._exit(0)
 """
@@ -199,7 +199,7 @@ async def test_forks_that_race_the_kill_die_too(kernel_pod: tuple[Path, str]) ->
     await asyncio.sleep(0.1)
     root = next(parent for parent in container.parents if parent.name == "gpusession-test").parent
     processes = PodProcesses(proc_root=PROC, cgroup_root=root)
-    seen = len(processes.living(uid).pids)
+    seen = len(processes.members(uid).pids)
 
     hit = await processes.kill(uid, deadline_at=time.monotonic() + 5)
     left = processes.living(uid).pids
