@@ -57,10 +57,17 @@ class Aftercare:
         loop, uid = asyncio.get_running_loop(), order.session_uid
         try:
             while loop.time() < self._until[uid] and self._processes.has_cgroup(order.pod_uid):
-                if self._processes.living(order.pod_uid).pids:
+                if self._lives(order.pod_uid):
                     log.warning("a released Pod lives again", session_uid=uid, pod=order.pod_name)
                     RELEASES_REOPENED.inc()
                     await self._release(order)
                 await asyncio.sleep(PERIOD_SECONDS)
         finally:
             del self._until[uid]
+
+    def _lives(self, pod_uid: str) -> bool:
+        try:
+            return bool(self._processes.living(pod_uid).pids)
+        except OSError as error:  # out of descriptors, say: the next look is due soon
+            log.warning("a released Pod cannot be looked at", pod_uid=pod_uid, error=str(error))
+            return False

@@ -133,7 +133,8 @@ class PodProcesses:
     ) -> set[ProcessId]:
         """SIGKILL the Pod until nothing of it lives or the deadline; tell who was hit.
 
-        A Pod with this very agent in it is never killed by its cgroup.
+        The kernel is asked to kill each container at one blow, but for the sandbox's, and for
+        one with this very agent in it; what lives outside of them is killed pid by pid.
         """
         also = frozenset(also)
         hit: set[ProcessId] = set()
@@ -153,14 +154,19 @@ class PodProcesses:
     ) -> set[ProcessId]:
         held = self.open(pids, pod_uid)
         try:
-            if self._self not in pids:
-                self._cgroups.kill(pod_uid)
+            self._cgroups.kill(pod_uid, spares=self._is_spared)
             for process in held:
                 process.send(signal.SIGKILL)
             await wait_for_exits(held, deadline_at=ends_at)
         finally:
             close_all(held)
         return {process.id for process in held}
+
+    def _is_spared(self, pid: int) -> bool:
+        stat = self._stat(pid)
+        if stat is None:  # gone, or there and not to be read: then who knows
+            return (self._proc / str(pid)).exists()
+        return pid == self._self or stat.name == SANDBOX
 
     def _stat(self, pid: int) -> _Stat | None:
         try:

@@ -48,6 +48,20 @@ async def test_it_is_ended_as_often_as_it_comes_back(rig: AgentRig) -> None:
         await asyncio.sleep(1.2)
 
 
+async def test_a_look_that_fails_is_made_again(rig: AgentRig) -> None:
+    """A list that cannot be read for a moment ends no watch."""
+    pod = await released(rig)
+    listed = rig.root / "cgroup" / pod.cgroup / "cgroup.procs"
+    listed.unlink()
+    listed.mkdir()
+    await asyncio.sleep(0.3)
+    listed.rmdir()
+
+    again = rig.restart(pod)
+
+    await until(lambda: again.shim.has_exited, what="the second container's end")
+
+
 async def test_a_pod_that_may_be_restarted_is_left_alone(rig: AgentRig) -> None:
     """Nobody deletes it: what kubelet starts is its user's wish, as a later Session's is."""
     pod = await rig.start_pod()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from gpusession.agent.cgroups import PodCgroups, place_of
 
@@ -76,6 +77,16 @@ def test_pid_0_is_hidden_not_missing(tmp_path: Path) -> None:
     assert (members.pids, members.hidden) == ({12}, 2)
 
 
+def test_a_list_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    """Out of file descriptors, say: nobody may conclude that the Pod's processes are gone."""
+    listed = _make(tmp_path, f"kubepods/pod{UID}/a") / "cgroup.procs"
+    listed.unlink()
+    listed.mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        PodCgroups(tmp_path).members(UID)
+
+
 def test_a_directory_that_went_away_is_looked_for_again(tmp_path: Path) -> None:
     """What was found once is believed only while it exists."""
     cgroups = PodCgroups(tmp_path)
@@ -88,13 +99,59 @@ def test_a_directory_that_went_away_is_looked_for_again(tmp_path: Path) -> None:
     assert cgroups.members(UID).pids == {11}
 
 
-def test_kill_writes_to_the_pods_own_cgroup_alone(tmp_path: Path) -> None:
-    """cgroup.kill of the Pod, not of its neighbours or parents (a plain file stands for it)."""
-    own, other = _make(tmp_path, f"k/pod{UID}"), _make(tmp_path, f"k/pod{LONGER}")
-    for directory in (tmp_path / "k", own, other):
-        (directory / "cgroup.kill").write_text("")
+def _with_kill(directory: Path) -> Path:
+    (directory / "cgroup.kill").write_text("")
+    return directory / "cgroup.kill"
 
-    PodCgroups(tmp_path).kill(UID)
 
-    written = [d.name for d in (tmp_path / "k", own, other) if (d / "cgroup.kill").read_text()]
-    assert written == [own.name]
+def test_kill_writes_to_the_pods_containers_alone(tmp_path: Path) -> None:
+    """Not to those of neighbours, and to the Pod's own never: it takes the sandbox along.
+
+    Plain files stand for the kernel's; tests/integration has those.
+    """
+    first, second = (_with_kill(_make(tmp_path, f"k/pod{UID}/{name}", 10)) for name in "ab")
+    nested = _with_kill(_make(tmp_path, f"k/pod{UID}/b/nested", 11))
+    others = [_with_kill(tmp_path / "k"), _with_kill(tmp_path / f"k/pod{UID}")]
+    others += [_with_kill(_make(tmp_path, f"k/pod{LONGER}/a", 12))]
+
+    PodCgroups(tmp_path).kill(UID, spares=lambda _: False)
+
+    assert (first.read_text(), second.read_text()) == ("1", "1")
+    assert [file.read_text() for file in (nested, *others)] == [""] * 4
+
+
+@pytest.mark.parametrize("spared", [10, 11], ids=["in it", "nested in it"])
+def test_a_container_with_somebody_to_spare_is_left_out(tmp_path: Path, spared: int) -> None:
+    """Its file reaches the cgroups below as well."""
+    kept, other = (_with_kill(_make(tmp_path, f"k/pod{UID}/{name}")) for name in "ab")
+    (kept.parent / "cgroup.procs").write_text("10\n")
+    (other.parent / "cgroup.procs").write_text("12\n")
+    _make(tmp_path, f"k/pod{UID}/a/nested", 11)
+
+    PodCgroups(tmp_path).kill(UID, spares=lambda pid: pid == spared)
+
+    assert (kept.read_text(), other.read_text()) == ("", "1")
+
+
+def test_without_the_files_nothing_is_written_or_said(tmp_path: Path) -> None:
+    """On v1 there is none, and none is made."""
+    container = _make(tmp_path, f"pids/kubepods/pod{UID}/a", 10)
+
+    with capture_logs() as said:
+        PodCgroups(tmp_path).kill(UID, spares=lambda _: False)
+
+    assert [file.name for file in container.iterdir()] == ["cgroup.procs"]
+    assert said == []
+
+
+def test_a_refusal_is_said_once(tmp_path: Path) -> None:
+    """Who mounted cgroups read-only, or took away uid 0, learns what that costs."""
+    for name in "ab":
+        (_make(tmp_path, f"k/pod{UID}/{name}", 10) / "cgroup.kill").mkdir()  # not to be opened
+    cgroups = PodCgroups(tmp_path)
+
+    with capture_logs() as said:
+        cgroups.kill(UID, spares=lambda _: False)
+        cgroups.kill(UID, spares=lambda _: False)
+
+    assert [each["log_level"] for each in said] == ["warning"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -202,7 +203,7 @@ async def test_forks_that_race_the_kill_die_too(kernel_pod: tuple[Path, str]) ->
     seen = len(processes.members(uid).pids)
 
     hit = await processes.kill(uid, deadline_at=time.monotonic() + 5)
-    left = processes.living(uid).pids
+    left = processes.members(uid).pids
     _end(child)
 
     assert seen > 1
@@ -211,23 +212,45 @@ async def test_forks_that_race_the_kill_die_too(kernel_pod: tuple[Path, str]) ->
 
 
 @pytest.mark.parametrize("holds_agent", [False, True], ids=["another Pod", "the agent's Pod"])
-async def test_the_kernel_kills_the_cgroup_unless_the_agent_is_in_it(
+async def test_the_kernel_kills_a_container_unless_the_agent_is_in_it(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], *, holds_agent: bool
 ) -> None:
     """cgroup.kill is used where it exists (here a plain file), and never against oneself."""
     uid = str(uuid.uuid4())
     processes = _fake_proc(tmp_path, sleeper.pid, f"/kubepods/pod{uid}/a")
     (tmp_path / "proc" / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
-    pod = tmp_path / "cgroup" / f"pod{uid}"
-    pod.mkdir()
-    (pod / "cgroup.kill").write_text("")
+    container = tmp_path / "cgroup" / f"pod{uid}" / "container"
+    container.mkdir(parents=True)
+    (container / "cgroup.kill").write_text("")
     listed = [sleeper.pid, os.getpid()] if holds_agent else [sleeper.pid]
-    (pod / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in listed))
+    (container / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in listed))
 
     hit = await processes.kill(uid, deadline_at=time.monotonic() + 0.05)
 
     assert {process.pid for process in hit} == {sleeper.pid}
-    assert (pod / "cgroup.kill").read_text() == ("" if holds_agent else "1")
+    assert (container / "cgroup.kill").read_text() == ("" if holds_agent else "1")
+
+
+def _tell(fifo: Path, *texts: str) -> None:
+    for text in texts:
+        with fifo.open("w") as file:
+            file.write(text)
+        time.sleep(0.02)  # the reader has closed it by then; if not, it reads the next as well
+
+
+def test_a_child_that_only_a_later_list_has_is_found(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Whoever was listed and is dead now may have forked in between."""
+    uid = str(uuid.uuid4())
+    processes = _fake_proc(tmp_path, sleeper.pid, f"/kubepods/pod{uid}/a")
+    container = tmp_path / "cgroup" / f"pod{uid}"
+    container.mkdir()
+    os.mkfifo(container / "cgroup.procs")
+    lists = ("999999999\n", f"{sleeper.pid}\n")
+    threading.Thread(target=_tell, args=(container / "cgroup.procs", *lists), daemon=True).start()
+
+    assert processes.living(uid).pids == {sleeper.pid}
 
 
 def test_a_process_id_is_pid_and_start_time() -> None:
