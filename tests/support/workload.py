@@ -23,6 +23,7 @@ def _arguments() -> argparse.Namespace:
         "--busy", type=int, default=0, metavar="PERCENT", help="of its GPU, from ready on"
     )
     parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--uid", type=int, help="become this user once it holds; needs root")
     parser.add_argument(
         "--fork-child",
         action="store_true",
@@ -54,6 +55,8 @@ def _allocate(asked: argparse.Namespace) -> None:
         row = hold(state_dir, uuid, asked.memory, kind=asked.kind)
         if asked.busy:
             work(row, asked.busy)
+    if asked.uid is not None:
+        os.setuid(asked.uid)
     if not asked.ready_first:
         print("ready", flush=True)
 

@@ -14,7 +14,14 @@ from datetime import timedelta
 
 from gpusession.agent.gpu_view import GpuView, Sighting, Stranger, sighting_of
 from gpusession.agent.nvml import Blind
-from gpusession.agent.processes import PodProcesses, ProcessId, close_all, wait_for_exits
+from gpusession.agent.processes import (
+    Hit,
+    PodProcesses,
+    ProcessId,
+    close_all,
+    send_all,
+    wait_for_exits,
+)
 from gpusession.api.session import Stage
 from gpusession.metrics import RELEASE_STAGE_SECONDS
 from gpusession.rules.ladder import (
@@ -76,7 +83,7 @@ class Ascent:
         self.gpu_uuids = set(gpu_uuids)
         self.bytes_before: int | None = None
         self.bytes_after = 0
-        self._ended: set[ProcessId] = set()
+        self._hit = Hit()
         self.stages: list[Stage] = []
         self._began_at = time.monotonic()
         self._pod_uid = pod_uid
@@ -102,7 +109,7 @@ class Ascent:
     @property
     def saw_life(self) -> bool:
         """Whether any look found a process of the Pod; a blind one counts the living too."""
-        return self._saw_life or bool(self._ended)
+        return self._saw_life or bool(self._hit.processes)
 
     @property
     def is_blind(self) -> bool:
@@ -115,14 +122,22 @@ class Ascent:
         return self._last.is_clean
 
     @property
-    def strangers(self) -> tuple[int, ...]:
-        """Pids of no known Pod that the last look found on the Session's GPUs."""
-        return tuple(stranger.pid for stranger in self._last.strangers)
+    def remarks(self) -> tuple[str, ...]:
+        """Who is in the way by pid, for a human: on the Session's GPUs, or out of our reach."""
+        refused = sorted(process.pid for process in self._hit.refused if self._lives(process))
+        named = {
+            "pids of no Pod": [stranger.pid for stranger in self._last.strangers],
+            "pids that the agent may not signal": refused,
+        }
+        return tuple(f"{what}: {tuple(pids)}" for what, pids in named.items() if pids)
 
     @property
     def processes_ended(self) -> int:
         """How many of the processes that were signalled have exited."""
-        return sum(self._processes.identify(process.pid) != process for process in self._ended)
+        return sum(not self._lives(process) for process in self._hit.processes)
+
+    def _lives(self, process: ProcessId) -> bool:
+        return self._processes.identify(process.pid) == process
 
     def evidence(self, *, held_before: bool, may_restart: bool, rebooted: bool) -> Evidence:
         """Put together what was seen, for the verdict."""
@@ -151,19 +166,17 @@ class Ascent:
             living = self._processes.living(self._pod_uid, also=self._holder_pids)
             held = self._processes.open(living.pids, self._pod_uid)
             try:
-                for process in held:
-                    process.send(signal.SIGTERM)
+                self._hit |= send_all(held, signal.SIGTERM)
                 in_time = await wait_for_exits(held, deadline_at=running.deadline_at)
             finally:
                 close_all(held)
-            self._ended |= {process.id for process in held}
             running.result = _result_of(found=bool(living.pids), gone=in_time)
 
     async def sigkill(self, rung: Rung) -> None:
         """Kill what is left, forks that race it included."""
         with self._stage(rung) as running:
             found = self._processes.living(self._pod_uid, also=self._holder_pids).pids
-            self._ended |= await self._processes.kill(
+            self._hit |= await self._processes.kill(
                 self._pod_uid, also=self._holder_pids, deadline_at=running.deadline_at
             )
             left = self._processes.living(self._pod_uid, also=self._holder_pids).pids
@@ -198,7 +211,7 @@ class Ascent:
         scene = await self._view.look(self.gpu_uuids, deadline_at=deadline_at)
         sighting = None
         if not isinstance(scene, Blind):
-            own = self._holder_pids | {process.pid for process in self._ended}
+            own = self._holder_pids | {process.pid for process in self._hit.processes}
             sighting = sighting_of(scene, self._pod_uid, own_pids=own)
             self._note(sighting)
         living = self._processes.living(self._pod_uid, also=self._holder_pids)

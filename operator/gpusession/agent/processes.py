@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -45,14 +44,31 @@ class Process:
     id: ProcessId
     pidfd: int
 
-    def send(self, number: signal.Signals) -> None:
-        """Signal it; one that has exited, or that we may not signal, is left as it is."""
-        with suppress(ProcessLookupError, PermissionError):
+    def send(self, number: signal.Signals) -> bool:
+        """Signal it, if it has not exited; False if we may not: no capability, or AppArmor."""
+        try:
             signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let the pidfd go."""
         os.close(self.pidfd)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Whom signals were meant for, and to which of those we may not send any."""
+
+    processes: frozenset[ProcessId] = frozenset()
+    refused: frozenset[ProcessId] = frozenset()
+
+    def __or__(self, other: "Hit") -> "Hit":
+        """Join the hits of two rounds."""
+        return Hit(self.processes | other.processes, self.refused | other.refused)
 
 
 class _Stat(NamedTuple):
@@ -128,16 +144,14 @@ class PodProcesses:
             return None
         return Process(identity, pidfd)
 
-    async def kill(
-        self, pod_uid: str, *, also: Iterable[int] = (), deadline_at: float
-    ) -> set[ProcessId]:
+    async def kill(self, pod_uid: str, *, also: Iterable[int] = (), deadline_at: float) -> Hit:
         """SIGKILL the Pod until nothing of it lives or the deadline; tell who was hit.
 
         The kernel is asked to kill each container at one blow, but for the sandbox's, and for
         one with this very agent in it; what lives outside of them is killed pid by pid.
         """
         also = frozenset(also)
-        hit: set[ProcessId] = set()
+        hit = Hit()
         living = self.living(pod_uid, also=also)
         while living.pids:
             round_ends_at = min(deadline_at, time.monotonic() + KILL_PERIOD)
@@ -149,18 +163,15 @@ class PodProcesses:
                 await asyncio.sleep(_KILL_PAUSE)
         return hit
 
-    async def _kill_round(
-        self, pids: Collection[int], pod_uid: str, ends_at: float
-    ) -> set[ProcessId]:
+    async def _kill_round(self, pids: Collection[int], pod_uid: str, ends_at: float) -> Hit:
         held = self.open(pids, pod_uid)
         try:
             self._cgroups.kill(pod_uid, spares=self._is_spared)
-            for process in held:
-                process.send(signal.SIGKILL)
+            hit = send_all(held, signal.SIGKILL)
             await wait_for_exits(held, deadline_at=ends_at)
         finally:
             close_all(held)
-        return {process.id for process in held}
+        return hit
 
     def _is_spared(self, pid: int) -> bool:
         stat = self._stat(pid)
@@ -180,6 +191,12 @@ class PodProcesses:
         # Threads behind a zombie leader keep the memory of the process.
         name = before.partition("(")[2]
         return _Stat(name, start_time, is_dead=state in "ZX" and threads <= 1)
+
+
+def send_all(processes: Collection[Process], number: signal.Signals) -> Hit:
+    """Signal all of them."""
+    refused = frozenset(process.id for process in processes if not process.send(number))
+    return Hit(frozenset(process.id for process in processes), refused)
 
 
 async def wait_for_exits(processes: Collection[Process], *, deadline_at: float) -> bool:

@@ -267,12 +267,11 @@ class Releaser:
         order, row, ascent = climb.order, climb.row, climb.ascent
         done = judgement.verdict in COMPLETING
         before = row.bytes_before if row else None
-        strangers = f"pids of no Pod: {ascent.strangers}" if ascent.strangers else ""
         report = ReleaseReport(
             session_uid=order.session_uid,
             verdict=judgement.verdict,
             reason=judgement.reason,
-            message="; ".join(filter(None, (judgement.message, strangers, climb.note))),
+            message="; ".join(filter(None, (judgement.message, *ascent.remarks, climb.note))),
             gpu_uuids=tuple(sorted(ascent.gpu_uuids)),
             seen_holding=seen_holding,
             memory_bytes_before=(ascent.bytes_before if before is None else before) or 0,
