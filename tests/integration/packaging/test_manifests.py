@@ -124,6 +124,19 @@ def test_every_container_is_held_to_the_least(kustomized: Render) -> None:
     assert added == {"controller": [], "gateway": [], "agent": ["KILL"], "valkey": []}
 
 
+def test_app_armor_lets_the_agent_alone_signal_whom_it_must(kustomized: Render) -> None:
+    """Its default profile knows only peers of the same profile; all others keep to it."""
+    profiles = {
+        workload["metadata"]["name"]: workload["spec"]["template"]["spec"]["securityContext"].get(
+            "appArmorProfile"
+        )
+        for workload in workloads(kustomized("redis"))
+    }
+
+    assert profiles.pop("gpusession-agent") == {"type": "Unconfined"}
+    assert set(profiles.values()) == {None}
+
+
 def test_pods_set_only_settings_that_exist(kustomized: Render) -> None:
     """A name that no setting has would end the process, and so would links of Services."""
     known = {
