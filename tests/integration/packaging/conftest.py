@@ -1,7 +1,7 @@
 """What people install: the manifests and the chart, rendered by the real kubectl and Helm."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ CHART = REPOSITORY / "charts" / "gpusession"
 
 @pytest.fixture
 def kustomized(session_api: ControlPlane, tmp_path: Path) -> Callable[..., list[Object]]:
-    """Give a function that renders manifests/ with some of its components."""
+    """Give a function that renders manifests/ with some of its components, and patches."""
 
-    def render(*components: str) -> list[Object]:
+    def render(*components: str, patches: Sequence[Object] = ()) -> list[Object]:
         overlay = tmp_path / "-".join(("overlay", *components))
         overlay.mkdir()
         up = Path(*[".."] * (len(overlay.resolve().parts) - 1))  # kustomize wants no "/..."
@@ -31,6 +31,7 @@ def kustomized(session_api: ControlPlane, tmp_path: Path) -> Callable[..., list[
                 {
                     "resources": [str(base)],
                     "components": [str(base / "components" / each) for each in components],
+                    "patches": list(patches),
                 }
             )
         )

@@ -76,6 +76,24 @@ def test_it_makes_the_same_objects_as_the_manifests(
         assert chart[name] == wanted, name
 
 
+def test_another_folder_of_kubelet_has_a_value_and_a_patch(
+    charted: Render, kustomized: Render
+) -> None:
+    """The patch that docs/install.md shows does what the chart's value does, and it alone."""
+    page = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    agent = "DaemonSet gpusession-agents/gpusession-agent"
+
+    chart = by_name(charted("--set=agent.kubeletDir=/var/lib/k0s/kubelet"))[agent]
+    patched = by_name(kustomized(patches=yaml.safe_load(shown)["patches"]))[agent]
+
+    pods = [each["spec"]["template"]["spec"] for each in (chart, patched)]
+    for pod in pods:
+        pod["volumes"].sort(key=lambda volume: volume["name"])  # a patch moves its own to the front
+    assert chart == patched
+    assert "/var/lib/k0s/kubelet/pod-resources" in str(pods[0]["volumes"])
+
+
 def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, charted: Render) -> None:
     """Also with everything set that can be."""
     objects = charted(
@@ -84,6 +102,7 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
         "--set=controller.settings.LOG_LEVEL=DEBUG",
         "--set=controller.nodeSelector.pool=system",
         "--set=agent.settings.NVML_TIMEOUT=1",
+        "--set=agent.kubeletDir=/var/snap/microk8s/common/var/lib/kubelet",
         "--set-string=agent.nodeSelector.nvidia\\.com/gpu\\.present=true",
         "--set=gateway.service.type=LoadBalancer",
         "--set=gateway.tls.existingSecret=mine",
@@ -165,6 +184,9 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
         "--set=image.tag=",
         "--set=image.digest=sha256:short",
         "--set=agent.settings.PROC_ROOT=/elsewhere",
+        "--set=agent.kubeletDir=/var/lib/../../etc",
+        "--set=agent.kubeletDir=/var/lib/kubelet/",
+        "--set=agent.kubeletDir=",
         "--set=agent.settings.DEMO_MODE=true",
         "--set=agent.settings.log_level=DEBUG",
         "--set=agentNamespace.name=Not_A_Name",
