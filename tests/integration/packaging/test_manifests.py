@@ -219,27 +219,6 @@ def test_readme_names_the_service_that_is_shipped(kustomized: Render) -> None:
     assert port["port"] == {"http": 80, "https": 443}[port["name"]]
 
 
-def test_certificates_of_cert_manager_are_the_secrets_that_pods_mount(kustomized: Render) -> None:
-    """Secret, namespace and DNS name agree with what controller and agent expect."""
-    objects = kustomized("cert-manager")
-
-    made = {
-        (c["metadata"]["namespace"], c["spec"]["secretName"]): c["spec"]
-        for c in objects
-        if c["kind"] == "Certificate"
-    }
-    mounted = {
-        (workload["metadata"]["namespace"], volume["secret"]["secretName"])
-        for workload in workloads(objects)
-        for volume in workload["spec"]["template"]["spec"].get("volumes", [])
-        if "secret" in volume
-    }
-
-    assert mounted <= set(made)
-    agent = made[AGENTS, "gpusession-agent-tls"]
-    assert agent["dnsNames"] == [ControllerSettings().agent_server_name]
-
-
 def test_the_apiserver_adds_the_finalizer_at_creation(
     session_api: ControlPlane, kustomized: Render
 ) -> None:
