@@ -59,6 +59,10 @@ test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, py
 bench: assets ## BENCH=heartbeats|expiry, ROUNDS=n: measures, prints a table; JSON is named on the last line
 	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
+.PHONY: secrets
+secrets: ## Print the Secrets of an installation for kubectl apply; OPTIONS="--redis" and more: manifests/secrets.sh
+	@manifests/secrets.sh $(OPTIONS)
+
 .PHONY: image
 image: $(READY) ## The image localhost/gpusession:dev and its tar in dist/; BASE=debian needs no registry
 	@$(BIN)/python -m tests.support.image $(if $(BASE),--base $(BASE))

@@ -3,21 +3,24 @@
 #
 #   manifests/secrets.sh --redis-url redis://user:password@host:6379/0 | kubectl apply -f -
 #   manifests/secrets.sh --redis | kubectl apply -f -      # for components/redis
+#   manifests/secrets.sh | kubectl apply -f -              # certificates alone: renews them
 #
 # --state-redis-url URL adds where tenants keep Session state; controller and agents get it.
-# --days N is how long the certificates live (365). The authority's key is thrown away with the
-# work folder: nothing can be signed by it again, and a renewal is a new run of this script.
+# --no-certificates leaves them out, for cert-manager. --days N is how long they live (365).
+# --system-namespace NAME, --agent-namespace NAME: where the chart was told to install.
+# The authority's key is thrown away with the work folder: nothing can be signed by it again, and
+# a renewal is a new authority. --redis makes up a password at each run, which running processes
+# do not have: its Secret is immutable, so that a second run cannot replace it by mistake.
 set -eu
 umask 077
 
-days=365 redis_url='' state_redis_url='' password=''
+days=365 redis_url='' state_redis_url='' password='' certificates=yes
 system=gpusession-system agents=gpusession-agents
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 while [ $# -gt 0 ]; do
   case $1 in
-    --redis)
-      password=$(openssl rand -hex 24)
-      redis_url="redis://:$password@gpusession-redis.$system.svc:6379/0"; shift ;;
+    --redis) password=$(openssl rand -hex 24); shift ;;
+    --no-certificates) certificates=''; shift ;;
     --redis-url) redis_url=${2:?}; shift 2 ;;
     --state-redis-url) state_redis_url=${2:?}; shift 2 ;;
     --days) days=${2:?}; shift 2 ;;
@@ -26,6 +29,12 @@ while [ $# -gt 0 ]; do
     *) usage ;;
   esac
 done
+if [ -n "$password" ]; then
+  if [ -n "$redis_url" ]; then usage; fi # two servers
+  redis_url="redis://:$password@gpusession-redis.$system.svc:6379/0"
+fi
+# kubectl apply would take away the other key of that Secret.
+if [ -n "$state_redis_url" ] && [ -z "$redis_url" ]; then usage; fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -68,12 +77,15 @@ secret() { # namespace, name, type; then name value ...
     shift 2
   done
 }
-secret "$agents" gpusession-agent-tls kubernetes.io/tls \
-  tls.crt "$(cat "$work/tls.crt")" tls.key "$(cat "$work/tls.key")"
-secret "$system" gpusession-agent-ca Opaque ca.crt "$(cat "$work/ca.crt")"
-if [ -n "$redis_url$state_redis_url" ]; then
+if [ -n "$certificates" ]; then
+  secret "$agents" gpusession-agent-tls kubernetes.io/tls \
+    tls.crt "$(cat "$work/tls.crt")" tls.key "$(cat "$work/tls.key")"
+  secret "$system" gpusession-agent-ca Opaque ca.crt "$(cat "$work/ca.crt")"
+fi
+if [ -n "$redis_url" ]; then
   secret "$system" gpusession-redis Opaque redis-url "$redis_url" \
     state-redis-url "$state_redis_url" password "$password"
+  if [ -n "$password" ]; then echo 'immutable: true'; fi
 fi
 if [ -n "$state_redis_url" ]; then
   secret "$agents" gpusession-redis Opaque state-redis-url "$state_redis_url"
