@@ -188,9 +188,9 @@ def test_the_page_uninstalls_everything_in_its_order(world: World) -> None:
     world.node("node-a").agent.stop()
     now = ("--grace-period=0", "--force")  # the harness made it; no DaemonSet takes it away
     world.stack.plane.kubectl("delete", "pods", "--all", f"--namespace={AGENTS}", *now)
-    run(world, [*take_away, "--ignore-not-found"])
+    run(world, take_away)
     for command in leftovers:
-        run(world, [*command, "--ignore-not-found"])
+        run(world, command)
 
     names = run(
         world, ["get", "crds,namespaces,clusterroles,validatingadmissionpolicies", "-oname"]

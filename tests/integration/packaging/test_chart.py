@@ -98,7 +98,7 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
     """Also with everything set that can be."""
     objects = charted(
         "--set=image.digest=sha256:" + "0" * 64,
-        "--set=imagePullSecrets[0].name=registry",
+        "--set=imagePullSecrets[0].name=registry.example.com",
         "--set=controller.settings.LOG_LEVEL=DEBUG",
         "--set=controller.nodeSelector.pool=system",
         "--set=agent.settings.NVML_TIMEOUT=1",
@@ -188,6 +188,10 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
         "--set=agent.kubeletDir=/var/lib/kubelet/",
         "--set=agent.kubeletDir=",
         "--set=agent.settings.DEMO_MODE=true",
+        "--set=agent.settings.PORT=9443",
+        "--set=agent.settings.METRICS_PORT=9091",
+        "--set=controller.settings.METRICS_PORT=9091",
+        "--set=controller.settings.IDENTITY=same",
         "--set=agent.settings.log_level=DEBUG",
         "--set=agentNamespace.name=Not_A_Name",
         "--set=finalizerAtCreation=sometimes",
@@ -197,6 +201,8 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
         "--set=gateway.allowedOrigins={*}",
         "--set=gateway.service.type=ExternalName",
         "--set=gateway.settings.IDENTITY=same",
+        "--set=gateway.settings.METRICS_PORT=9091",
+        "--set=imagePullSecrets[0].name=Not_A_Name",
         "--set=gateway.ingress.host=Not A Host",
         "--set=unknown=1",
     ],

@@ -19,7 +19,12 @@ from tests.support.session_api import (
 from tests.support.toolchain import REPOSITORY
 
 from gpusession.gateway.drain import SETTLE
-from gpusession.settings import AgentSettings, ControllerSettings, GatewaySettings
+from gpusession.settings import (
+    AgentSettings,
+    ControllerSettings,
+    GatewaySettings,
+    ProcessSettings,
+)
 
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
@@ -198,6 +203,47 @@ def test_clients_reach_the_gateway_by_its_service(kustomized: Render) -> None:
         defaults.port,
         defaults.metrics_port,
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings"),
+    [
+        ("Deployment", "gpusession-controller", ControllerSettings()),
+        ("Deployment", "gpusession-gateway", GatewaySettings()),
+        ("DaemonSet", "gpusession-agent", AgentSettings(node_name="any")),
+    ],
+    ids=["controller", "gateway", "agent"],
+)
+def test_kubelet_asks_where_the_process_answers(
+    kustomized: Render, kind: str, name: str, settings: ProcessSettings
+) -> None:
+    """Alive by /healthz and ready by /readyz, on the metrics port; else none would ever start."""
+    (container,) = one(kustomized(), kind, name)["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+
+    asked = {
+        probe.removesuffix("Probe"): (said["httpGet"]["path"], ports[said["httpGet"]["port"]])
+        for probe, said in container.items()
+        if probe.endswith("Probe")
+    }
+
+    plain = settings.metrics_port
+    assert asked == {
+        "startup": ("/healthz", plain),
+        "liveness": ("/healthz", plain),
+        "readiness": ("/readyz", plain),
+    }
+
+
+def test_kubelet_asks_redis_by_its_port(kustomized: Render) -> None:
+    """A connection to where clients connect too; the password is not for probes."""
+    redis = one(kustomized("redis"), "StatefulSet", "gpusession-redis")
+    (container,) = redis["spec"]["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+
+    assert container["readinessProbe"]["tcpSocket"]["port"] == port["name"]
+    assert container["livenessProbe"]["tcpSocket"]["port"] == port["name"]
+    assert ControllerSettings().redis_url.get_secret_value().endswith(f":{port['containerPort']}/0")
 
 
 def test_a_gateway_has_time_to_send_its_clients_away(kustomized: Render) -> None:
