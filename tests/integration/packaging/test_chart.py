@@ -18,6 +18,7 @@ Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
 CHART = REPOSITORY / "charts" / "gpusession"
+REDIS_POLICY = "NetworkPolicy gpusession-system/gpusession-redis"
 
 
 def by_name(objects: list[Object]) -> dict[str, Object]:
@@ -62,8 +63,12 @@ def test_its_crd_is_a_copy() -> None:
             ],
             ["gateway-tls"],
         ),
+        (["--set=finalizerAtCreation=never", "--set=redis.enabled=true"], ["redis"]),
     ],
-    ids=["defaults", "finalizer", "cert-manager", "runtime class", "cgroup v1", "gateway tls"],
+    ids=[
+        *("defaults", "finalizer", "cert-manager", "runtime class", "cgroup v1", "gateway tls"),
+        "redis",
+    ],
 )
 def test_it_makes_the_same_objects_as_the_manifests(
     charted: Render, kustomized: Render, options: list[str], components: list[str]
@@ -104,6 +109,9 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
         "--set=agent.settings.NVML_TIMEOUT=1",
         "--set=agent.kubeletDir=/var/snap/microk8s/common/var/lib/kubelet",
         "--set-string=agent.nodeSelector.nvidia\\.com/gpu\\.present=true",
+        "--set=redis.enabled=true",
+        "--set=redis.storageClassName=fast",
+        "--set=redis.nodeSelector.pool=system",
         "--set=gateway.service.type=LoadBalancer",
         "--set=gateway.tls.existingSecret=mine",
         "--set=gateway.allowFrom[0].ipBlock.cidr=10.0.0.0/8",
@@ -125,9 +133,13 @@ def test_the_apiserver_takes_every_object_of_it(session_api: ControlPlane, chart
 
 def test_without_a_gateway_nothing_of_it_is_there(charted: Render) -> None:
     """No account, no right, no way in."""
-    rendered = charted("--set=gateway.enabled=false", "--set=gateway.ingress.enabled=true")
+    rendered = charted(
+        *("--set=gateway.enabled=false", "--set=gateway.ingress.enabled=true"),
+        "--set=redis.enabled=true",
+    )
 
     assert not [name for name in by_name(rendered) if "gateway" in name or "client" in name]
+    assert "gpusession-gateway" not in yaml.safe_dump(by_name(rendered)[REDIS_POLICY])
 
 
 @pytest.mark.parametrize("given", ["CONNECTIONS_MOST: 1000000", "NAMESPACE_RATE: 0.5"])
@@ -168,6 +180,7 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
             "--namespace=elsewhere",
             "--set=agentNamespace.name=nodes",
             "--set=certificates.certManager.enabled=true",
+            "--set=redis.enabled=true",
         )
     )
 
@@ -196,6 +209,7 @@ def test_other_namespaces_reach_every_place_that_names_them(charted: Render) -> 
         "--set=agentNamespace.name=Not_A_Name",
         "--set=finalizerAtCreation=sometimes",
         "--set=redis.url=redis://secret@host",
+        "--set=redis.storage=much",
         "--set=gateway.replicas=0",
         "--set=gateway.terminationGracePeriodSeconds=5",
         "--set=gateway.allowedOrigins={*}",
