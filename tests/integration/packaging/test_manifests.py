@@ -1,7 +1,10 @@
 """The manifests, taken by a real kube-apiserver with its own admission."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +266,41 @@ def test_readme_names_the_service_that_is_shipped(kustomized: Render) -> None:
     port, metadata = service["spec"]["ports"][0], service["metadata"]
     assert address == f"{port['name']}://{metadata['name']}.{metadata['namespace']}.svc"
     assert port["port"] == {"http": 80, "https": 443}[port["name"]]
+
+
+def test_readme_puts_agents_on_gpu_nodes_alone(session_api: ControlPlane, tmp_path: Path) -> None:
+    """Its lines, typed beside a copy of the manifests; elsewhere an agent never gets ready."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^mkdir -p my-cluster .*?^END$", text, re.MULTILINE | re.DOTALL)
+    for name in ("manifests", "crds"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    subprocess.run(["bash", "-ec", lines], check=True, cwd=tmp_path)
+
+    rendered = session_api.kubectl("kustomize", tmp_path / "my-cluster").stdout
+
+    agent = one(list(yaml.safe_load_all(rendered)), "DaemonSet", "gpusession-agent")
+    affinity = agent["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    labels = [each["key"] for term in terms for each in term["matchExpressions"]]
+    assert "nvidia.com/gpu.present" in labels
+
+
+def test_the_patch_for_driver_upgrades_fits(session_api: ControlPlane, tmp_path: Path) -> None:
+    """docs/install.md: agents by the label with which NVIDIA's operator sends clients away."""
+    text = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
+    (patches,) = re.findall(r"```yaml\n(patches:\n.*?)```", text, re.DOTALL)
+    for name in ("manifests", "crds"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    overlay = tmp_path / "my-cluster"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(f"resources: [../manifests]\n{patches}")
+
+    rendered = session_api.kubectl("kustomize", overlay).stdout
+
+    agent = one(list(yaml.safe_load_all(rendered)), "DaemonSet", "gpusession-agent")
+    assert agent["spec"]["template"]["spec"]["nodeSelector"] == {
+        "nvidia.com/gpu.deploy.client": "true"
+    }
 
 
 def test_the_apiserver_adds_the_finalizer_at_creation(
