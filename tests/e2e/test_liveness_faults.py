@@ -20,6 +20,7 @@ HOUR = 3600
 LOST = {"HeartbeatLost", "Disconnected"}
 
 Fault = Callable[[OperatorStack], None]
+Loss = Callable[[OperatorStack, Callable[[], None]], None]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def everything_runs_again(stack: OperatorStack, crowd: Crowd) -> Iterator[None]:
     crowd.assert_alive()
 
 
-def wiped(stack: OperatorStack) -> None:
+def wiped(stack: OperatorStack, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Redis is away for two thresholds and comes back empty."""
+    meanwhile()
     stack.records.kill()
     time.sleep(TWO_THRESHOLDS)
     stack.records.start()
@@ -56,10 +58,11 @@ def emptied(stack: OperatorStack) -> None:
         client.flushall()
 
 
-def rewound(stack: OperatorStack) -> None:
-    """Redis comes back as it was two thresholds ago."""
+def rewound(stack: OperatorStack, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Redis comes back as it was two thresholds ago, and has forgotten what came since."""
     with stack.redis() as client:
         client.save()
+    meanwhile()
     time.sleep(TWO_THRESHOLDS)
     stack.records.kill()
     stack.records.start()
@@ -100,12 +103,13 @@ def frozen_gateways(stack: OperatorStack) -> None:
     freeze(*(gateway.process for gateway in stack.gateways))
 
 
-def failed_over(stack: OperatorStack) -> None:
+def failed_over(stack: OperatorStack, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Redis fails over to a replica that lags two thresholds behind, and back to an empty one."""
     with ExitStack() as undo:
         replica = undo.enter_context(stack.records_server("replica"))
         copy_from(replica, stack.records)
         replica.pause()
+        meanwhile()
         time.sleep(TWO_THRESHOLDS)
         stack.records.kill()
         replica.resume()
@@ -151,6 +155,9 @@ FAULTS: tuple[Fault, ...] = (
     killed_gateway,
 )
 
+LOSSES: tuple[Loss, ...] = (wiped, rewound, failed_over)
+"""Faults that lose what was written last, with what is to happen just before it is lost."""
+
 BESIDE_ENDS = {forward, cut_off_gateway, killed_gateway}
 """Faults in which the silent still end, so that only one who dies afterwards shows anything."""
 
@@ -185,18 +192,23 @@ def test_who_was_at_a_killed_gateway_has_a_fresh_threshold(crowd: Crowd) -> None
     crowd.wait_heard()
 
 
-def test_a_client_with_one_token_outlives_the_loss_of_all_tokens(crowd: Crowd) -> None:
-    """Sent away for the cut, it comes by gateways that never knew its token, and is not refused."""
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_a_client_with_one_token_outlives_its_loss(crowd: Crowd, loss: Loss) -> None:
+    """Its token is younger than the copy that comes back, and most gateways never knew it."""
     world, patient = crowd.world, {"periodSeconds": 1, "failureThreshold": 10}
-    world.start("one-token", "--memory=1Gi", heartbeat=patient, **NEVER_IDLE)
-    client = world.client_with_a_token("one-token")
-    world.wait(lambda: crowd.heard("one-token"), "the client")
+    name = f"one-token-{loss.__name__}".replace("_", "-")
+    world.start(name, "--memory=1Gi", heartbeat=patient, **NEVER_IDLE)
+    before = len(world.clients)
 
-    wiped(crowd.stack)
+    def come_with_a_new_token() -> None:
+        world.client_with_a_token(name)
+        world.wait(lambda: crowd.heard(name), "the client")
 
-    world.wait(lambda: crowd.heard("one-token"), "the client again")
-    assert client.running
-    assert world.status("one-token")["phase"] == "Active"
+    loss(crowd.stack, come_with_a_new_token)
+
+    world.wait(lambda: crowd.heard(name), "the client again")
+    assert [client.running for client in world.clients[before:]] == [True]
+    assert world.status(name)["phase"] == "Active"
 
 
 def test_a_controller_that_dies_at_any_moment_ends_each_session_once(crowd: Crowd) -> None:

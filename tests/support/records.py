@@ -8,6 +8,7 @@ from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, ClientStore
 from gpusession.store.gateways import GatewayRegistry
+from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import LivenessSpec, Record, SessionStore
 
 UID = "0a1b"
@@ -47,6 +48,12 @@ async def open_with_token(client: RedisClient, uid: str = UID, **changed: Any) -
     await open_record(client, uid=uid, **changed)
     await ClientStore(client).mint(uid, TOKEN, TOKEN_LIFE)
     await GatewayRegistry(client).announce(GATEWAY, timedelta(seconds=10))
+
+
+async def watch(client: RedisClient, *, lost: int = 0) -> None:
+    """Look at the server as the controller does, and find that it lost data at that moment."""
+    await Pulse(client).tick()
+    await client.call("HSET", keys.TICK, "lost", lost)
 
 
 async def read_record(client: RedisClient, uid: str = UID) -> Record:

@@ -180,6 +180,7 @@ class _Gateway:
             ),
             token_api=TokenApi(
                 store,
+                verified=verified,
                 callers=BearerCheck(
                     reviews,
                     audience=TOKEN_AUDIENCE,

@@ -15,8 +15,10 @@ from gpusession.errors import Refused
 from gpusession.gateway import requests
 from gpusession.gateway.admission import Admission
 from gpusession.gateway.refusals import require
+from gpusession.gateway.verified import VerifiedTokens
 from gpusession.kube.reviews import BearerCheck, KubeReviews
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.tokens import Presented
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """A DNS name, as Kubernetes names objects."""
@@ -29,12 +31,14 @@ class TokenApi:
         self,
         store: ClientStore,
         *,
+        verified: VerifiedTokens,
         callers: BearerCheck,
         reviews: KubeReviews,
         admission: Admission,
         read_timeout: timedelta,
     ) -> None:
         self._store = store
+        self._verified = verified
         self._callers = callers
         self._reviews = reviews
         self._admission = admission
@@ -53,6 +57,8 @@ class TokenApi:
         token = tokens.mint(uid)
         grant = await self._store.mint(uid, token.digest, TOKEN_LIFE)
         require(grant.answer)
+        # Redis may lose it before its client has shown it to anybody.
+        self._verified.note(Presented(uid, token.digest))
         return requests.answer(
             TokenAnswer(token=token.text, expires_in_seconds=grant.lasts.total_seconds())
         )

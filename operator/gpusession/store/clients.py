@@ -15,7 +15,10 @@ from gpusession.store.client import RedisClient
 from gpusession.store.sessions import KEEP, PAGE, milliseconds, moment, revoke
 
 HEALING = timedelta(seconds=90)
-"""After a loss of data: time for clients to come by the gateway that knows their token."""
+"""After a loss of data: time for clients to come by the gateway that knows their token.
+
+A heartbeat threshold, where that is longer.
+"""
 
 TOKEN_LIFE = timedelta(minutes=30)
 """From its last use; a beat moves it on once less than 25 minutes are left (parts/tokens.lua)."""
@@ -131,22 +134,24 @@ class ClientStore:
     async def heal(
         self, uid: str, digest: str, *, expires_in: timedelta, verified_ago: timedelta
     ) -> Answer:
-        """Put back a token that Redis has lost, into a record made since it was verified.
+        """Put back a token that Redis has lost since it was verified.
 
         `verified_ago` counts from the arrival of that answer, by the caller's own steady clock.
-        TOKEN_UNKNOWN where the record is older: it has lost nothing, the token is not good.
+        TOKEN_UNKNOWN where neither the record nor the server's present life is younger: then
+        nothing was lost, and the token is not good.
         """
         args = (digest, milliseconds(expires_in), milliseconds(verified_ago))
-        names = [keys.record(uid), keys.tokens(uid)]
+        names = [keys.record(uid), keys.tokens(uid), keys.TICK]
         return _ANSWERS[await self._client.run("heal", keys=names, args=args)]
 
     async def knock(self, uid: str) -> bool:
-        """Note that somebody came with a token that is not known.
+        """Hear somebody who came with a token that is not known.
 
-        True where the record was lost so lately that the token may have been lost with it,
-        and another gateway may still have it put back.
+        True where data was lost so lately that the token may have been lost with it, and
+        another gateway may still have it put back: the Session counts as doubted then. Also
+        where there is no record, which proves nothing. False leaves no trace.
         """
-        names, args = [keys.record(uid)], [milliseconds(HEALING)]
+        names, args = [keys.record(uid), keys.TICK], [milliseconds(HEALING)]
         return bool(await self._client.run("knock", keys=names, args=args))
 
     async def find(self, namespace: str, name: str) -> str | None:

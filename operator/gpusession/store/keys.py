@@ -13,7 +13,7 @@ EVENTS = "gs:events"
 """Stream: what the processes tell each other. Whoever misses one is late, never wrong."""
 
 TICK = "gs:tick"
-"""Hash: the last look of the controller, by which it knows the server again."""
+"""Hash: the last look of the controller, by which all know the server again."""
 
 WINDOWS = "gs:w"
 """Prefix of the two counters of each sliding window of a rate."""

@@ -39,9 +39,14 @@ class Pulse:
         self._client = client
         self._writer = secrets.token_hex(8)
         self._number: int | None = None
+        self._has_looked = False
 
     async def tick(self) -> Tick:
-        """Look. One that fails breaks the row: the next one does not find ours."""
+        """Look. One that fails breaks the row: the next one does not find ours.
+
+        A server that is another than at the last look, or has forgotten that look, may have
+        lost data: that is noted in it, for whoever comes with a token that it does not know.
+        """
         last, self._number = self._number, None
         (
             run_id,
@@ -55,10 +60,10 @@ class Pulse:
             lapsed,
         ) = await self._client.run(
             "tick",
-            keys=[keys.TICK, keys.GATEWAYS],
-            args=[self._writer, LAPSED_AT_ONCE],
+            keys=[keys.TICK, keys.GATEWAYS, keys.DEADLINES],
+            args=[self._writer, LAPSED_AT_ONCE, int(self._has_looked)],
         )
-        self._number = number
+        self._number, self._has_looked = number, True
         return Tick(
             run_id=run_id.decode(),
             replication_id=replication_id.decode(),

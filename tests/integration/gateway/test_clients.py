@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from tests.support.records import open_record, read_record
+from tests.support.records import now_ms, open_record, read_record, watch
 from tests.support.redis_server import RedisServer
 
 from gpusession import tokens
@@ -31,6 +31,7 @@ WHO = Presented(UID, tokens.mint(UID).digest)
 async def redis(own_redis: RedisServer) -> AsyncIterator[RedisClient]:
     """Give a client with a record and a token in it."""
     async with RedisClient(own_redis.url, timeout=timedelta(seconds=5)) as client:
+        await watch(client)
         await open_record(client, uid=UID)
         await ClientStore(client).mint(*WHO, TOKEN_LIFE)
         yield client
@@ -118,14 +119,12 @@ async def test_a_heal_that_is_slow_heals_all_the_same(
         assert await late is Answer.OK
 
 
-async def test_a_token_that_was_never_verified_here_is_not_healed(redis: RedisClient) -> None:
-    """Anybody can make one up; it leaves a doubt for the controller."""
+async def test_a_token_that_was_never_known_is_refused_for_good(redis: RedisClient) -> None:
+    """Anybody can make one up; nothing was lost, and it keeps nobody alive."""
+    stranger = Presented(UID, tokens.mint(UID).digest)
     async with gateway(redis) as clients:
-        await redis.call("FLUSHALL")
-        await open_record(redis, uid=UID)
-
-        assert await clients.beat(WHO) is Answer.TOKEN_UNKNOWN
-        assert (await read_record(redis, UID)).doubt is not None
+        assert await clients.beat(stranger) is Answer.TOKEN_UNKNOWN
+        assert (await read_record(redis, UID)).doubt is None
 
 
 async def test_a_token_that_another_gateway_may_know_is_not_refused_for_good(
@@ -138,6 +137,23 @@ async def test_a_token_that_another_gateway_may_know_is_not_refused_for_good(
 
         with pytest.raises(StoreUnavailable, match="another gateway"):
             await clients.beat(WHO)
+        assert (await read_record(redis, UID)).doubt is not None
+
+
+async def test_a_token_that_an_older_copy_lacks_is_healed_or_not_refused_for_good(
+    redis: RedisClient,
+) -> None:
+    """The record is there, and as old as it says; what was verified here comes back."""
+    stranger = Presented(UID, tokens.mint(UID).digest)
+    async with gateway(redis) as clients:
+        await asyncio.sleep(0.6)  # beyond the answer timeout, which counts on top
+        await clients.beat(WHO)
+        await redis.call("DEL", keys.tokens(UID))
+        await watch(redis, lost=await now_ms(redis))
+
+        assert await clients.beat(WHO) is Answer.OK
+        with pytest.raises(StoreUnavailable, match="another gateway"):
+            await clients.beat(stranger)
 
 
 async def test_a_token_that_the_same_record_lost_stays_lost(redis: RedisClient) -> None:

@@ -9,6 +9,8 @@ from tests.support.fake_apiserver import FakeApiserver
 from tests.support.gateway_rig import Desk, Known, Reply, StartGateway
 from tests.support.redis_server import RedisServer
 
+from gpusession.store import keys
+
 AUDIENCE = "gpusession-gateway"
 ROLE = """
 apiVersion: rbac.authorization.k8s.io/v1
@@ -74,6 +76,17 @@ async def test_who_may_create_gets_a_token_that_works(office: Office) -> None:
 
     assert reply.body["expiresInSeconds"] == 1800
     assert (await office.front.call("POST", "/v1/heartbeat", minted)).body["name"] == "chat"
+
+
+async def test_a_token_that_redis_loses_at_once_is_put_back(office: Office) -> None:
+    """An older copy comes back before its client has shown it to anybody."""
+    chat = await _chat(office)
+    minted = Known(chat.uid, "chat", (await office.mint("chat")).body["token"])
+    await office.front.redis.call("DEL", keys.tokens(chat.uid))
+
+    reply = await office.front.call("POST", "/v1/heartbeat", minted)
+
+    assert reply.body["name"] == "chat"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from tests.support.records import (
     moment,
     news,
     now_ms,
-    open_record,
     open_with_token,
     read_record,
     score,
@@ -333,39 +332,3 @@ async def test_wish_to_close_is_written_and_told(client: RedisClient) -> None:
     assert (await read_record(client)).close
     assert (await score(client) or FAR) <= await now_ms(client)
     assert await news(client) == [("close", UID)] * 2
-
-
-async def test_knock_is_noted(client: RedisClient) -> None:
-    """An unknown token says that somebody may be there."""
-    await open_record(client)
-
-    may_be_good = await ClientStore(client).knock(UID)
-
-    assert not may_be_good
-    assert (await read_record(client)).doubt is not None
-
-
-@pytest.mark.parametrize(("ago", "expected"), [(0, True), (89_000, True), (90_000, False)])
-async def test_token_may_have_been_lost_with_its_record(
-    client: RedisClient, ago: int, expected: bool
-) -> None:
-    """For a while after the record was rebuilt: not every gateway knows every token."""
-    await open_record(client, rebuilt=True)
-    await bend(client, lost=await now_ms(client) - ago)
-
-    assert await ClientStore(client).knock(UID) is expected
-
-
-async def test_record_that_is_there_was_not_lost(client: RedisClient) -> None:
-    """A repair that finds it loses no token."""
-    await open_record(client)
-    await open_record(client, rebuilt=True)
-
-    assert not await ClientStore(client).knock(UID)
-
-
-async def test_knock_makes_no_record(client: RedisClient) -> None:
-    """Nobody writes into Redis by guessing uids."""
-    may_be_good = await ClientStore(client).knock(UID)
-
-    assert (may_be_good, await client.call("KEYS", "*")) == (False, [])

@@ -17,6 +17,7 @@ from tests.support.records import (
     open_with_token,
     read_record,
     score,
+    watch,
 )
 
 from gpusession.store import keys
@@ -252,7 +253,8 @@ async def test_lost_token_is_put_back_into_a_new_record(client: RedisClient) -> 
 
 
 async def test_token_is_not_put_back_into_an_old_record(client: RedisClient) -> None:
-    """A record from before the verification has lost nothing: the token was taken."""
+    """Where record and server are older than the verification, the token was taken."""
+    await watch(client, lost=await now_ms(client) - 60_000)
     await open_record(client)
     await bend(client, made=await now_ms(client) - 60_000)
 
@@ -268,6 +270,7 @@ async def test_token_is_not_put_back_for_nothing(
     client: RedisClient, damage: dict[str, str | int], answer: Answer
 ) -> None:
     """A revoked Session stays closed, and an old record refuses whatever its state."""
+    await watch(client)
     await open_record(client)
     await bend(client, made=5, **damage)
 

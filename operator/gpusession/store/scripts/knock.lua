@@ -1,12 +1,20 @@
--- Note that somebody came with a token that is not known: the Session may be alive.
--- KEYS[1] the record
--- ARGV    ms for which a record that was lost may lack tokens that are good
--- Returns 1 if it is such a record, else 0.
--- Atomic: a knock must not make a record anew that goes between look and write.
+-- Hear somebody with a token that is not known. If data was lost lately it may be one that was
+-- lost with it, and the Session alive; else it is a stranger, who keeps nothing alive.
+-- KEYS[1] the record  [2] the tick
+-- ARGV    ms after a loss for which tokens may come that are good, at least
+-- Returns 1 if the token may be good, else 0.
+-- Atomic: a knock must not make a record anew, and of it and a claim exactly one wins.
 -- include clock
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- include record
+-- include loss
+local record = read(KEYS[1], {'n', 'hbt', 'lost'})
+if not record then
+  return 1  -- gone since, or damaged: that proves nothing
+end
+-- Whoever beats seldom comes once within its threshold.
+local span = math.max(tonumber(ARGV[1]), record.hbt)
+if now - math.max(math.min(record.lost, now), lost_at(KEYS[2])) >= span then
   return 0
 end
-redis.call('HSET', KEYS[1], 'doubt', now)
-local lost = tonumber(redis.call('HGET', KEYS[1], 'lost') or nil) or 0
-return lost > now - ARGV[1] and 1 or 0
+redis.call('HSET', KEYS[1], 'doubt', now, 'n', record.n + 1)
+return 1
