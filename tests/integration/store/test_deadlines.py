@@ -307,7 +307,9 @@ async def test_key_of_another_type_is_missing(client: RedisClient) -> None:
     assert await due(client) == [(DueKind.MISSING, "")]
 
 
-@pytest.mark.parametrize("field", ["hb", "act", "gpu", "dc", "made"])
+@pytest.mark.parametrize(
+    "field", ["hb", "act", "gpu", "dc", "made", "doubt", "gpuseen", "gpusince", "lost"]
+)
 async def test_time_from_the_future_counts_from_now(client: RedisClient, field: str) -> None:
     """The server's clock was moved back: nobody lives, or waits, an hour longer for it."""
     await open_record(client)

@@ -6,7 +6,8 @@
 -- include clock
 -- include record
 -- include deadlines
-local PAST, AHEAD = {'hb', 'act', 'gpu', 'dc', 'made'}, {'first', 'busy', 'until'}
+local PAST = {'hb', 'act', 'gpu', 'dc', 'made', 'doubt', 'gpuseen', 'gpusince', 'lost'}
+local AHEAD = {'first', 'busy', 'until'}
 local limit, lease, prefix = unpack(ARGV)
 
 -- What has happened in the future is from before the clock was moved back: it counts from now,
@@ -33,7 +34,7 @@ local uids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, limit
 local found, scores = {}, {}
 for i, uid in ipairs(uids) do
   local key = prefix .. uid
-  local record = read(key, {'made', unpack(WATCHED)})
+  local record = read(key, {'made', 'doubt', 'gpuseen', 'gpusince', 'lost', unpack(WATCHED)})
   local kind, why, again = 'missing', '', nil
   if record then
     clamp(key, record)
