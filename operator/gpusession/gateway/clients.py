@@ -26,9 +26,6 @@ from gpusession.tokens import Presented, Token
 
 T = TypeVar("T")
 
-OVERLAP = timedelta(seconds=60)
-"""An old token lives so long beside the new one (store/scripts/parts/tokens.lua)."""
-
 GOOD = frozenset({Answer.OK, Answer.RETURNED})
 
 HEALABLE = frozenset({Answer.TOKEN_UNKNOWN, Answer.TOKEN_EXPIRED})
@@ -103,7 +100,7 @@ class Clients:
             who, lambda: self._store.refresh(*who, fresh.digest), attrgetter("answer")
         )
         if grant.answer is Answer.OK:
-            self._verified.rotate(who, lasts=OVERLAP)
+            self._verified.rotate(who)
             self._verified.note(Presented(who.uid, fresh.digest))
         return grant.answer, fresh, grant.lasts
 

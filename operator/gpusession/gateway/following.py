@@ -17,6 +17,7 @@ from gpusession.gateway.connection import Connection, pending_notice
 from gpusession.gateway.registry import ConnectionRegistry
 from gpusession.gateway.verified import VerifiedTokens
 from gpusession.store.events import Event, EventBus, EventKind
+from gpusession.tokens import Presented
 
 RETRY_SECONDS = 0.5
 
@@ -87,6 +88,8 @@ class Following:
         match event.kind:
             case EventKind.REVOKED:
                 self._verified.forget(event.uid)
+            case EventKind.ROTATED:
+                self._verified.rotate(Presented(event.uid, event.fields.get("digest", "")))
             case EventKind.GONE:
                 self._note_gone(event.uid)
             case _:
@@ -116,8 +119,8 @@ async def _tell(connection: Connection, event: Event) -> None:
             connection.tell_ended(why or "")
         case EventKind.REVOKED:
             connection.tell_revoked()
-        case EventKind.CLOSE | EventKind.DISCONNECTED:
-            pass  # for the controller
+        case EventKind.CLOSE | EventKind.DISCONNECTED | EventKind.ROTATED:
+            pass  # not for clients
 
 
 def moment(milliseconds: str | None) -> datetime | None:

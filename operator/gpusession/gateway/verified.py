@@ -11,6 +11,9 @@ from datetime import timedelta
 
 from gpusession.tokens import Presented
 
+OVERLAP = timedelta(seconds=60)
+"""An old token lives so long beside the new one (store/scripts/parts/tokens.lua)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -52,12 +55,17 @@ class VerifiedTokens:
         if len(self._entries) > self._most:
             self._drop(next(iter(self._entries)))
 
-    def rotate(self, who: Presented, *, lasts: timedelta) -> None:
-        """Another token stands in its place; this one is good for a moment yet."""
-        entry = self._entries.get(who)
-        if entry is not None:
-            entry.rotated = True
-            entry.expires_at = min(entry.expires_at, self._monotonic() + lasts.total_seconds())
+    def rotate(self, who: Presented) -> None:
+        """Another token stands in its place; this one is good for a moment yet.
+
+        Known from now on even if it never was here: it may still come, and would pass for
+        one that nobody has replaced.
+        """
+        if who not in self._entries:
+            self.note(who)
+        entry = self._entries[who]
+        entry.rotated = True
+        entry.expires_at = min(entry.expires_at, self._monotonic() + OVERLAP.total_seconds())
 
     def recall(self, who: Presented) -> Memory | None:
         """Tell when it was last good; None if it never was here, or not any more."""

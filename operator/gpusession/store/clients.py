@@ -124,12 +124,18 @@ class ClientStore:
 
     async def mint(self, uid: str, digest: str, ttl: timedelta) -> Grant:
         """Let a new token in, for `ttl` but never beyond the cap."""
-        args = (digest, milliseconds(ttl))
-        return await self._granted("mint", uid, *args)
+        names, args = [keys.record(uid), keys.tokens(uid)], (digest, milliseconds(ttl))
+        return _grant(await self._client.run("mint", keys=names, args=args))
 
     async def refresh(self, uid: str, old_digest: str, new_digest: str) -> Grant:
-        """Let a new token in for an old one, which is good for 60 s more and slides no longer."""
-        return await self._granted("refresh", uid, old_digest, new_digest)
+        """Let a new token in for an old one, which is good for 60 s more and slides no longer.
+
+        All gateways are told.
+        """
+        names = [keys.record(uid), keys.tokens(uid), keys.EVENTS]
+        return _grant(
+            await self._client.run("refresh", keys=names, args=(uid, old_digest, new_digest))
+        )
 
     async def heal(
         self, uid: str, digest: str, *, expires_in: timedelta, verified_ago: timedelta
@@ -179,13 +185,13 @@ class ClientStore:
         """Take every token away for good; False if there is no record."""
         return await revoke(self._client, uid)
 
-    async def _granted(self, script: str, uid: str, *args: str | int) -> Grant:
-        names = [keys.record(uid), keys.tokens(uid)]
-        answer, lasts = await self._client.run(script, keys=names, args=args)
-        return Grant(_ANSWERS[answer], timedelta(milliseconds=lasts))
-
 
 _ANSWERS = {answer.value.encode(): answer for answer in Answer}
+
+
+def _grant(told: tuple[bytes, int]) -> Grant:
+    answer, lasts = told
+    return Grant(_ANSWERS[answer], timedelta(milliseconds=lasts))
 
 
 def _welcome(*facts: bytes | int) -> Welcome:

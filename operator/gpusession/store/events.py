@@ -41,6 +41,7 @@ class EventKind(StrEnum):
     ENDING = "ending"
     RESTORED = "restored"
     REVOKED = "revoked"
+    ROTATED = "rotated"
     GONE = "gone"
 
 
@@ -53,7 +54,7 @@ class Event:
     kind: EventKind
     uid: str
     fields: Mapping[str, str]
-    """What the kind needs beside: `why` and `until` of PENDING, `why` of ENDING."""
+    """What the kind needs: `why`, `until` of PENDING, `why` of ENDING, `digest` of ROTATED."""
 
 
 class EventBus:
@@ -73,6 +74,8 @@ class EventBus:
     async def follow(self, last_id: str | None = None) -> AsyncIterator[Event]:
         """Give every event after that one, or from now on; for each listener all of them.
 
+        A stream that was emptied, or is an older copy, is followed from where it ends by then:
+        what a copy says was told before, and may be undone since.
         Raises StoreUnavailable: go on with the id of the last event that came.
         """
         last = last_id or await self.newest()
@@ -82,8 +85,8 @@ class EventBus:
                 yield event
             if entries:
                 last = entries[-1][0].decode()
-            elif _order(await self.newest()) < _order(last):
-                last = NOTHING  # emptied meanwhile: whatever is there is new
+            elif _order(newest := await self.newest()) < _order(last):
+                last = newest
 
     async def consume(self, consumer: str) -> AsyncIterator[Event]:
         """Give every event to one of the consumers, and first what others left undone.

@@ -5,9 +5,11 @@ from datetime import timedelta
 
 import pytest
 from tests.support.gateway_rig import Desk, StartGateway
+from tests.support.records import expiry
 from tests.support.redis_server import RedisServer
 
 from gpusession.api.session import RecordState
+from gpusession.store import keys
 from gpusession.store.events import EventBus, EventKind
 
 
@@ -113,3 +115,40 @@ async def test_two_gateways_both_bring_the_news(
         await one.pending(known, "Idle", grace=timedelta(minutes=1).total_seconds())
 
         assert [(await line.next())["type"] for line in (here, there)] == ["pendingDestroy"] * 2
+
+
+async def test_an_older_copy_of_redis_tells_nobody_of_an_end_that_was_called_off(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """Its stream still holds that end, and would close a living client for good."""
+    front = await start_gateway(own_redis)
+    known = await front.known()
+    await front.sessions.mark(known.uid, RecordState.RELEASING)
+    await front.sessions.reopen(known.uid)
+    async with front.socket(known) as line:
+        await front.redis.call("SAVE")
+        await EventBus(front.redis).publish(EventKind.CLOSE, "somebody-else")
+        assert (await line.ask("beat"))["type"] == "ack"
+        await asyncio.sleep(1)
+        own_redis.kill()
+        own_redis.start()
+        await asyncio.sleep(4)
+
+        assert (await line.ask("beat"))["type"] == "ack"
+
+
+async def test_a_token_that_was_rotated_at_another_gateway_is_not_put_back_for_good(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """The one that had verified it hears of the rotation."""
+    one, two = await start_gateway(own_redis), await start_gateway(own_redis)
+    known, witness = await one.known(), await one.known()
+    await one.call("POST", "/v1/heartbeat", known)
+    async with one.socket(witness) as line:
+        assert (await two.call("POST", "/v1/refresh", known)).status == 200
+        await one.pending(witness, "Idle")
+        await line.next()  # so it has heard what was told before that, too
+    await one.redis.call("DEL", keys.tokens(known.uid))
+
+    assert (await one.call("POST", "/v1/heartbeat", known)).status == 200
+    assert await expiry(one.redis, known.digest, known.uid) < 0  # it never slides

@@ -23,6 +23,7 @@ from tests.support.records import (
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.events import EventBus
 from gpusession.store.sessions import KEEP, SessionStore
 
 MINUTE = timedelta(minutes=1)
@@ -155,6 +156,17 @@ async def test_refresh_gives_a_new_token(client: RedisClient) -> None:
 
     assert (granted.answer, granted.lasts) == (Answer.OK, TOKEN_LIFE)
     assert await beat(client, OTHER_TOKEN) is Answer.OK
+
+
+async def test_refresh_tells_which_token_goes(client: RedisClient) -> None:
+    """Gateways that had verified it must not put it back for good."""
+    await open_with_token(client)
+
+    await ClientStore(client).refresh(UID, TOKEN, OTHER_TOKEN)
+
+    assert await news(client) == [("rotated", UID)]
+    event = await anext(EventBus(client).follow("0-0"))
+    assert event.fields == {"digest": TOKEN}
 
 
 async def test_rotated_token_opens_for_a_minute(client: RedisClient) -> None:

@@ -63,8 +63,20 @@ def test_use_moves_the_expiry_on(desk: Desk) -> None:
 def test_a_rotated_token_dies_in_its_minute_whatever_it_is_used_for(desk: Desk) -> None:
     """Beats with it are still good, and move nothing on."""
     desk.tokens.note(ONE)
-    desk.tokens.rotate(ONE, lasts=timedelta(minutes=1))
+    desk.tokens.rotate(ONE)
     desk.tokens.note(ONE)
+    desk.now += 61
+
+    assert desk.tokens.recall(ONE) is None
+
+
+def test_a_token_that_was_rotated_elsewhere_before_it_came_dies_in_its_minute(
+    desk: Desk,
+) -> None:
+    """Another gateway tells of it, and then somebody shows it here."""
+    desk.tokens.rotate(ONE)
+    desk.tokens.note(ONE)
+    assert desk.tokens.recall(ONE) is not None
     desk.now += 61
 
     assert desk.tokens.recall(ONE) is None
