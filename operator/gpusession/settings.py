@@ -255,10 +255,11 @@ class GatewaySettings(ProcessSettings):
     Cut off for longer, it closes every socket, so that clients find another one."""
 
     ping_period: timedelta = timedelta(seconds=30)
-    """Between two pings; proxies cut what is silent for longer. A pong is a beat."""
+    """The longest silence before a ping: proxies cut what is silent for longer. A pong is a
+    beat, so a Session with shorter heartbeats is pinged sooner."""
 
     silence_limit: timedelta = timedelta(seconds=90)
-    """Three missed pings: the connection is closed, and counts as a seen disconnect."""
+    """Three missed pings of `ping_period`: the connection is closed, a seen disconnect."""
 
     hello_timeout: timedelta = timedelta(seconds=5)
     """From the upgrade to the first frame, where the token was not in the header."""

@@ -195,6 +195,10 @@ class Desk:
         """Count the signs of life since its record was opened."""
         return (await self.record(known)).n - known.counter
 
+    async def has_beaten(self, known: Known, times: int) -> bool:
+        """Whether a client that is connected has been heard so often since."""
+        return await self.signs(known) > times  # the connect is one more
+
     async def pending(self, known: Known, why: str, *, grace: float = 60.0) -> None:
         """Have its end begin, as the controller does."""
         await self.sessions.claim(
@@ -225,6 +229,15 @@ class Desk:
             socket = Socket(raw)
             socket.welcome = await socket.next()
             yield socket
+
+    @asynccontextmanager
+    async def reading(self, known: Known) -> AsyncIterator["Socket"]:
+        """Connect a client that says nothing and reads, and so answers pings: a browser."""
+        async with self.socket(known) as socket:
+            reading = asyncio.create_task(socket.raw.receive())
+            yield socket
+            reading.cancel()
+            await asyncio.wait({reading})
 
     async def probe(self, path: str) -> tuple[int, str]:
         """Ask a probe or for metrics."""

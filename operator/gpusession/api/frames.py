@@ -135,7 +135,7 @@ class Welcome(Frame, frozen=True, kw_only=True, omit_defaults=False):
     heartbeat_seconds: float
     """Expected between two beats; 0 if none are."""
     ping_seconds: float
-    """Between two pings of the gateway; a silence of three closes the connection."""
+    """The longest silence of the client before the gateway pings it; the pong is a beat."""
     token_expires_in_seconds: float
 
 

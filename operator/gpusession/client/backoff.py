@@ -30,7 +30,8 @@ class Timing:
     """Beats come up to this part early or late, so that clients do not march in step."""
 
     missed_pings: int = 3
-    """So many pings of the gateway missed, with nothing else heard, end a connection."""
+    """So many pings of the gateway missed, with nothing else heard for `ack_timeout` at least,
+    end a connection: where pings come each second a gateway that is late is not a dead one."""
 
     first_pause: timedelta = timedelta(milliseconds=200)
     """Upper end of the first pause; doubles with each attempt."""
@@ -47,6 +48,10 @@ class Timing:
 
     file_patience: timedelta = timedelta(seconds=90)
     """How long a refused token file may take to change; kubelet updates one within 60 s."""
+
+    def silence(self, ping: timedelta) -> timedelta:
+        """Say for how long nothing may be heard of a gateway that pings after so long."""
+        return max(ping * self.missed_pings, self.ack_timeout)
 
     def beat_after(self, period: timedelta, *, chance: float) -> timedelta:
         """Spread a period by the beat's jitter; `chance` lies in [0, 1)."""

@@ -124,7 +124,7 @@ class Connection:
 
     async def read(self, heard: Callable[[GatewayFrame], None]) -> Ending:
         """Hand on what the gateway says, until the connection ends."""
-        silence = timedelta(seconds=self.welcome.ping_seconds) * self._timing.missed_pings
+        silence = self._timing.silence(timedelta(seconds=self.welcome.ping_seconds))
         try:
             while not isinstance(frame := await self._next(silence), Ending):
                 if frame is not None:

@@ -210,6 +210,7 @@ class Connection:
                 await self._acknowledge("activity", answer)
             case Refresh():
                 await self._refresh()
+                await self._beat_quietly()  # else a client that is not pinged for it goes unheard
             case Close():
                 self._is_closing = True
                 await self._acknowledge("close", await self._clients.close(self.who))

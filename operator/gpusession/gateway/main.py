@@ -166,7 +166,6 @@ class _Gateway:
                 lease=lease,
                 departures=departures,
                 times=Times(
-                    ping=settings.ping_period,
                     hello=settings.hello_timeout,
                     silence=settings.silence_limit,
                     close_wait=settings.close_wait,

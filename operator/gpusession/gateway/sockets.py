@@ -50,9 +50,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """What a connection is given, and tells its client."""
+    """What a connection is given."""
 
-    ping: timedelta
     hello: timedelta
     silence: timedelta
     close_wait: timedelta
@@ -162,9 +161,10 @@ class Sockets:
         evidence = False
         try:
             welcome = await self._count(connection)
-            self._rounds.add(connection)
+            ping = self._rounds.period_of(welcome)
+            self._rounds.add(connection, ping)
             await tell_state(connection, welcome)
-            await connection.run(self._welcome(who, welcome))
+            await connection.run(_welcome(who, welcome, ping))
             evidence = connection.is_evidence and not self.is_draining
         finally:
             self._registry.remove(connection)
@@ -183,19 +183,20 @@ class Sockets:
         self._refuse_now()  # it may have come in while all others were being closed
         return welcome
 
-    def _welcome(self, who: Presented, facts: store.Welcome) -> Welcome:
-        return Welcome(
-            namespace=facts.ns,
-            name=facts.name,
-            uid=who.uid,
-            heartbeat_seconds=facts.per.total_seconds(),
-            ping_seconds=self._times.ping.total_seconds(),
-            token_expires_in_seconds=facts.token_lasts.total_seconds(),
-        )
-
 
 class _LeftEarlyError(Exception):
     """The client went before it was greeted."""
+
+
+def _welcome(who: Presented, facts: store.Welcome, ping: timedelta) -> Welcome:
+    return Welcome(
+        namespace=facts.ns,
+        name=facts.name,
+        uid=who.uid,
+        heartbeat_seconds=facts.per.total_seconds(),
+        ping_seconds=ping.total_seconds(),
+        token_expires_in_seconds=facts.token_lasts.total_seconds(),
+    )
 
 
 async def _upgraded(request: web.Request) -> Socket:

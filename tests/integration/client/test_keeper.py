@@ -78,6 +78,19 @@ async def test_silence_of_three_pings_ends_a_connection(gateway: FakeGateway) ->
     assert gateway.seen("connect")[1]["at"] - began > 0.6
 
 
+async def test_a_gateway_whose_short_pings_are_late_is_kept(gateway: FakeGateway) -> None:
+    """Each close is a disconnect, and a busy gateway would get its clients back all at once."""
+    gateway.rules(heartbeatSeconds=0, pingSeconds=0.05)
+    patient = replace(QUICK, ack_timeout=timedelta(seconds=5))
+    async with connect(gateway.url, token="token-0", timing=patient) as session:
+        await session.connected(within=timedelta(seconds=5))
+        gateway.rules(pingSeconds=0.5)
+        pongs = gateway.count("pong")
+        await until(lambda: gateway.count("pong") >= pongs + 3, "three late pongs")
+
+    assert gateway.count("connect") == 1
+
+
 async def test_pings_alone_keep_a_connection(gateway: FakeGateway) -> None:
     """A Session that expects no heartbeat still has its pongs."""
     gateway.rules(heartbeatSeconds=0, pingSeconds=0.2)

@@ -60,6 +60,7 @@ async def test_a_refresh_gives_a_token_that_the_connection_goes_on_with(front: D
     known = await front.known()
 
     async with front.socket(known) as line:
+        before = (await front.record(known)).n
         answer = await line.ask("refresh")
         fresh = Known(known.uid, known.name, answer["token"])
         await front.clients.mint(known.uid, known.digest, timedelta(milliseconds=1))
@@ -68,6 +69,7 @@ async def test_a_refresh_gives_a_token_that_the_connection_goes_on_with(front: D
             "token",
             pytest.approx(1800, abs=5),
         )
+        await eventually(lambda: _is_beyond(front, known, before), what="the beat that it is")
         assert (await line.ask("beat"))["type"] == "ack"
         assert (await front.call("POST", "/v1/heartbeat", fresh)).status == 200
 

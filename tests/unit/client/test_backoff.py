@@ -31,6 +31,14 @@ def test_no_pause_is_longer_than_half_a_period(period: int, longest: float) -> N
     assert max(pauses).total_seconds() == longest
 
 
+@pytest.mark.parametrize(("ping", "silence"), [(30, 90), (5, 15), (1, 10)])
+def test_a_gateway_may_be_silent_for_three_pings_and_for_10_s_at_least(
+    ping: int, silence: int
+) -> None:
+    """As long as a beat may wait for its ack."""
+    assert Timing().silence(timedelta(seconds=ping)) == timedelta(seconds=silence)
+
+
 def test_chance_reaches_from_nothing_to_the_ceiling() -> None:
     """Full jitter: clients that were cut off together do not come back together."""
     assert _pauses(3, chance=0.0) == [0.0, 0.0, 0.0]
