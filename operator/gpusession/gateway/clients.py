@@ -85,9 +85,13 @@ class Clients:
             who, lambda: self._store.activity(*who, self._lease.id, busy), _itself
         )
 
-    async def connect(self, who: Presented, gateway: str) -> tuple[Answer, Welcome | None]:
-        """Count one more connection under this id; what it gives is ended by one disconnect."""
-        return await self._try(who, lambda: self._store.connect(*who, gateway), itemgetter(0))
+    async def connect(
+        self, who: Presented, gateway: str, number: str
+    ) -> tuple[Answer, Welcome | None]:
+        """Count a connection under this id; without a welcome, or an error, it is not counted."""
+        return await self._try(
+            who, lambda: self._store.connect(*who, gateway, number), itemgetter(0)
+        )
 
     async def close(self, who: Presented) -> Answer:
         """Bring the wish that the Session ends."""

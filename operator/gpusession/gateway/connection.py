@@ -5,6 +5,7 @@ by TCP. Nothing that is missing closes a connection; only an answer that refuses
 """
 
 import asyncio
+import itertools
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -55,6 +56,8 @@ _PINGS, _PONGS, _OTHERS = map(GATEWAY_FRAMES.labels, ("ping", "pong", "other"))
 
 _ACKS = {of: encode(Ack(of=of)) for of in ("beat", "activity", "close")}
 
+_numbers = itertools.count(1)
+
 log = structlog.get_logger(__name__)
 
 
@@ -72,8 +75,14 @@ class Connection:
     ) -> None:
         self.who = who
         self.heard_at = self.pinged_at = asyncio.get_running_loop().time()
+        self.number = str(next(_numbers))
+        """By which Redis tells it from every other one that this process ever has."""
         self.counted_at: str | None = None
-        """Under which id of this gateway it is counted in Redis."""
+        """Under which id of this gateway Redis counts it, or may do so."""
+        self.is_count_unsure = False
+        """Redis was asked to count it there anew, and has not said yes."""
+        self.left: bool | None = None
+        """Once it is over: whether that proves that the client has gone."""
         self._socket = socket
         self._transport = transport
         self._clients = clients

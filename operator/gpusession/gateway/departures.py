@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from gpusession.errors import StoreUnavailable
+from gpusession.gateway.connection import Connection
 from gpusession.gateway.lease import GatewayLease
 from gpusession.store.clients import ClientStore
 
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 class _Departure:
     uid: str
     gateway: str
+    number: str
     evidence: bool
 
 
@@ -40,9 +42,12 @@ class Departures:
         self._none = asyncio.Event()
         self._none.set()
 
-    def note(self, uid: str, gateway: str, *, evidence: bool) -> None:
-        """Take in the end of one connection that was counted under this id."""
-        self._waiting.append(_Departure(uid, gateway, evidence))
+    def note(self, one: Connection) -> None:
+        """Take in the end of a connection, if it was ever counted; twice is as good as once."""
+        if one.counted_at is None:
+            return
+        departure = _Departure(one.who.uid, one.counted_at, one.number, one.left is True)
+        self._waiting.append(departure)
         self._some.set()
         self._none.clear()
 
@@ -70,7 +75,7 @@ class Departures:
         # Whoever was cut off when it ended, or is now, saw nothing that proves anything.
         evidence = one.evidence and self._lease.held
         try:
-            await self._store.disconnect(one.uid, one.gateway, evidence=evidence)
+            await self._store.disconnect(one.uid, one.gateway, one.number, evidence=evidence)
         except StoreUnavailable as error:
             log.warning("disconnect not told", uid=one.uid, error=str(error))
             return False

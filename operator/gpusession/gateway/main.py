@@ -157,7 +157,9 @@ class _Gateway:
             coalescer=coalescer,
             admission=admission,
             rounds=rounds,
-            recount=Recount(registry, clients=clients, lease=lease, wanted=wanted),
+            recount=Recount(
+                registry, clients=clients, lease=lease, departures=departures, wanted=wanted
+            ),
             sockets=Sockets(
                 clients,
                 registry=registry,

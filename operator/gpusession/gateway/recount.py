@@ -13,6 +13,7 @@ from gpusession.api.session import RecordState
 from gpusession.errors import Retry
 from gpusession.gateway.clients import Clients
 from gpusession.gateway.connection import Connection, pending_notice
+from gpusession.gateway.departures import Departures
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.registry import ConnectionRegistry
 from gpusession.store.clients import Answer, Welcome
@@ -35,11 +36,13 @@ class Recount:
         *,
         clients: Clients,
         lease: GatewayLease,
+        departures: Departures,
         wanted: asyncio.Event,
     ) -> None:
         self._registry = registry
         self._clients = clients
         self._lease = lease
+        self._departures = departures
         self._wanted = wanted
 
     async def run(self) -> None:
@@ -58,7 +61,9 @@ class Recount:
 
     def _is_stray(self, one: Connection) -> bool:
         # One that was never counted is being counted by whoever opened it.
-        return not one.is_shut and one.counted_at not in (None, self._lease.id)
+        is_elsewhere = one.counted_at not in (None, self._lease.id)
+        is_here = one.left is None and not one.is_shut
+        return is_here and (is_elsewhere or one.is_count_unsure)
 
     async def _visit(self, connections: list[Connection]) -> None:
         for start in range(0, len(connections), PAGE):
@@ -68,14 +73,23 @@ class Recount:
         try:
             answer = await self._clients.beat(one.who)
             if answer in (Answer.OK, Answer.RETURNED) and self._is_stray(one):
-                gateway = self._lease.id
-                answer, welcome = await self._clients.connect(one.who, gateway)
-                if welcome is not None:
-                    one.counted_at = gateway
-                    await tell_state(one, welcome)
+                answer = await self._count(one)
             await one.settle(answer)
         except Retry as error:
             log.debug("connection not counted yet", uid=one.who.uid, error=str(error))
+
+    async def _count(self, one: Connection) -> Answer:
+        one.counted_at, one.is_count_unsure = self._lease.id, True
+        try:
+            answer, welcome = await self._clients.connect(one.who, one.counted_at, one.number)
+            one.is_count_unsure = welcome is None
+        finally:
+            if one.left is not None:
+                # It ended meanwhile; its departure may have come to Redis before the count.
+                self._departures.note(one)
+        if welcome is not None:
+            await tell_state(one, welcome)
+        return answer
 
 
 async def tell_state(connection: Connection, welcome: Welcome) -> None:

@@ -158,28 +158,29 @@ class Sockets:
             close_wait=self._times.close_wait,
         )
         self._registry.add(connection)  # first: an event that comes from now on must find it
-        evidence = False
+        left = False
         try:
             welcome = await self._count(connection)
             ping = self._rounds.period_of(welcome)
             self._rounds.add(connection, ping)
             await tell_state(connection, welcome)
             await connection.run(_welcome(who, welcome, ping))
-            evidence = connection.is_evidence and not self.is_draining
+            left = connection.is_evidence and not self.is_draining
         finally:
             self._registry.remove(connection)
-            if connection.counted_at is not None:
-                uid, gateway = connection.who.uid, connection.counted_at
-                self._departures.note(uid, gateway, evidence=evidence)
+            connection.left = left
+            self._departures.note(connection)
             await connection.finish()
 
     async def _count(self, connection: Connection) -> store.Welcome:
-        gateway = self._lease.id
-        answer, welcome = await self._clients.connect(connection.who, gateway)
+        # First: Redis may count it and the answer be lost, and then its end must be told.
+        gateway = connection.counted_at = self._lease.id
+        answer, welcome = await self._clients.connect(connection.who, gateway, connection.number)
+        if welcome is None and connection.counted_at == gateway:
+            connection.counted_at = None
         self._clients.require(connection.who, answer)
         if welcome is None:
             raise AssertionError("a good answer without its facts")
-        connection.counted_at = gateway
         self._refuse_now()  # it may have come in while all others were being closed
         return welcome
 

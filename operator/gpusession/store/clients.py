@@ -90,30 +90,33 @@ class ClientStore:
         args = (gateway, uid, digest, milliseconds(busy))
         return _ANSWERS[await self._client.run("activity", keys=names, args=args)]
 
-    async def connect(self, uid: str, digest: str, gateway: str) -> tuple[Answer, Welcome | None]:
-        """Take a beat and count one more connection at the gateway.
+    async def connect(
+        self, uid: str, digest: str, gateway: str, number: str
+    ) -> tuple[Answer, Welcome | None]:
+        """Take a beat and count a connection, which has this number at the gateway.
 
-        None where the answer is neither OK nor RETURNED: then nothing was counted.
+        None where the answer is neither OK nor RETURNED: then nothing was counted. May be
+        repeated; whoever got no answer ends it by `disconnect` as if it were counted.
         """
         names = [keys.EVENTS, keys.DEADLINES, keys.record(uid), keys.tokens(uid)]
-        args = (gateway, uid, digest, milliseconds(KEEP))
+        args = (gateway, number, uid, digest, milliseconds(KEEP))
         answer, *facts = await self._client.run(
             "connect", keys=[*names, keys.gateway(gateway)], args=args
         )
         return _ANSWERS[answer], _welcome(*facts) if facts else None
 
-    async def disconnect(self, uid: str, gateway: str, *, evidence: bool) -> Answer:
-        """Count one connection less; OK or MISSING.
+    async def disconnect(self, uid: str, gateway: str, number: str, *, evidence: bool) -> Answer:
+        """Count a connection no more; OK or MISSING.
 
         The Session counts as left by its last client only on `evidence`: the gateway, itself
         not cut off, saw that connection end, and no gateway has another. Else it counts as
-        just heard. Ends what one `connect` began, and may not be repeated for it.
+        just heard. May be repeated until there is an answer.
         """
         names = [keys.EVENTS, keys.DEADLINES, keys.record(uid)]
         answer = await self._client.run(
             "disconnect",
             keys=[*names, keys.GATEWAYS, keys.gateway(gateway)],
-            args=(gateway, uid, int(evidence)),
+            args=(gateway, number, uid, int(evidence)),
         )
         return _ANSWERS[answer]
 

@@ -4,6 +4,7 @@ The record can be lost at any time: the Session object rebuilds it, and a missin
 never an expired one. Times are the server's own, so no two clocks are compared.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -320,9 +321,9 @@ def _record(fields: Mapping[str, str], clock: int) -> Record:
         rev=fields["rev"] != "0",
         gw=fields["gw"] or None,
         n=int(fields["n"]),
-        connections={
-            field.removeprefix("c:"): int(value)
-            for field, value in fields.items()
+        connections=Counter(
+            field.removeprefix("c:").rpartition(":")[0]
+            for field in fields
             if field.startswith("c:")
-        },
+        ),
     )

@@ -204,10 +204,10 @@ async def test_seen_disconnect_ends_after_its_grace(
 
     async with at_work(rig, clients.keep()):
         await asyncio.sleep(0.5)
-        await clients.store.connect(session.metadata.uid, "digest", GATEWAY)
+        await clients.store.connect(session.metadata.uid, "digest", GATEWAY, "1")
         await asyncio.sleep(0.5)
         before = state(rig, session)
-        await clients.store.disconnect(session.metadata.uid, GATEWAY, evidence=True)
+        await clients.store.disconnect(session.metadata.uid, GATEWAY, "1", evidence=True)
         await until(lambda: ended(rig, session, Reason.DISCONNECTED), what="the end")
 
     assert before == (Phase.ACTIVE, Reason.BOUND)
@@ -490,7 +490,7 @@ async def test_dead_gateway_leaves_a_fresh_threshold(
     session = await active(cluster, rig, "orphan", **spec)
     await clients.admit(session, beats=False)
     await clients.registry.announce("g-2", SECOND)
-    await clients.store.connect(session.metadata.uid, "digest", "g-2")
+    await clients.store.connect(session.metadata.uid, "digest", "g-2", "1")
 
     async with at_work(rig, clients.keep()):
         await asyncio.sleep(3.5)

@@ -371,7 +371,7 @@ def test_nothing_is_proven_before_the_first_tick() -> None:
 async def test_sessions_of_a_dead_gateway_have_a_fresh_threshold(floor: Floor) -> None:
     """All of them, page by page."""
     await floor.opens(heartbeat=BEATING)
-    await floor.ages(**{"c:g-2": 1})
+    await floor.ages(**{"c:g-2:1": 1})
     others = [f"o-{index}" for index in range(450)]
     await floor.client.call("SADD", keys.gateway("g-2"), "s-1", *others)
     await floor.client.call("ZADD", keys.GATEWAYS, 1, "g-2")

@@ -43,7 +43,7 @@ async def act(clients: ClientStore, token: str = TOKEN) -> Answer:
 
 async def connect(clients: ClientStore, token: str = TOKEN) -> Answer:
     """Open a connection."""
-    return (await clients.connect(UID, token, GATEWAY))[0]
+    return (await clients.connect(UID, token, GATEWAY, "1"))[0]
 
 
 async def close(clients: ClientStore, token: str = TOKEN) -> Answer:

@@ -36,14 +36,15 @@ async def clients(client: RedisClient) -> ClientStore:
 
 
 async def connect(clients: ClientStore, *gateways: str) -> None:
-    """Open one connection at each."""
-    for gateway in gateways:
-        assert (await clients.connect(UID, TOKEN, gateway))[0] is Answer.OK
+    """Open one connection at each, from number 1 on."""
+    for place, gateway in enumerate(gateways):
+        number = str(gateways[: place + 1].count(gateway))
+        assert (await clients.connect(UID, TOKEN, gateway, number))[0] is Answer.OK
 
 
 async def test_welcome_tells_what_a_client_needs(clients: ClientStore) -> None:
     """Whose Session it is, how often to beat, and how long the token lasts."""
-    _, welcome = await clients.connect(UID, TOKEN, GATEWAY)
+    _, welcome = await clients.connect(UID, TOKEN, GATEWAY, "1")
 
     assert welcome is not None
     assert (welcome.ns, welcome.name, welcome.state) == ("ns", "a", RecordState.ACTIVE)
@@ -58,7 +59,7 @@ async def test_welcome_tells_of_an_end_that_waits(
     """A client that connects while its Session is pending learns why, and until when."""
     await bend(client, state="pending", why="Idle", until=FAR)
 
-    _, welcome = await clients.connect(UID, TOKEN, GATEWAY)
+    _, welcome = await clients.connect(UID, TOKEN, GATEWAY, "1")
 
     assert welcome is not None
     assert (welcome.state, welcome.why) == (RecordState.PENDING, "Idle")
@@ -71,7 +72,7 @@ async def test_welcome_of_a_returned_session_is_active(
     """What the connection itself called off is not announced as waiting."""
     await bend(client, state="pending", why="Disconnected", until=FAR)
 
-    answer, welcome = await clients.connect(UID, TOKEN, GATEWAY)
+    answer, welcome = await clients.connect(UID, TOKEN, GATEWAY, "1")
 
     assert welcome is not None
     assert (answer, welcome.state, welcome.until) == (
@@ -83,7 +84,7 @@ async def test_welcome_of_a_returned_session_is_active(
 
 async def test_refused_connection_is_not_counted(client: RedisClient, clients: ClientStore) -> None:
     """No welcome, no count."""
-    answer, welcome = await clients.connect(UID, "guess", GATEWAY)
+    answer, welcome = await clients.connect(UID, "guess", GATEWAY, "1")
 
     assert (answer, welcome) == (Answer.TOKEN_UNKNOWN, None)
     assert (await read_record(client)).connections == {}
@@ -115,7 +116,7 @@ async def test_last_client_is_seen_to_go(client: RedisClient, clients: ClientSto
     await connect(clients, GATEWAY)
     await client.call("ZADD", keys.DEADLINES, FAR, UID)
 
-    answer = await clients.disconnect(UID, GATEWAY, evidence=True)
+    answer = await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     record = await read_record(client)
     assert (answer, record.dc is not None, record.connections) == (Answer.OK, True, {})
@@ -131,7 +132,7 @@ async def test_nobody_has_gone_while_one_is_left(
     """One more socket, here or at another gateway, and nothing is due."""
     await connect(clients, GATEWAY, *others)
 
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     assert (await read_record(client)).dc is None
     assert await news(client) == []
@@ -141,8 +142,8 @@ async def test_last_of_two_gateways_ends_it(client: RedisClient, clients: Client
     """Whichever comes last sees nobody left."""
     await connect(clients, GATEWAY, "gw-b")
 
-    await clients.disconnect(UID, "gw-b", evidence=True)
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, "gw-b", "1", evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     assert (await read_record(client)).dc is not None
     assert await news(client) == [("disconnected", UID)]
@@ -155,32 +156,32 @@ async def lapse_lease(client: RedisClient, gateway: str) -> None:
 
 async def drain(_: RedisClient, clients: ClientStore) -> None:
     """Close because the gateway stops."""
-    await clients.disconnect(UID, GATEWAY, evidence=False)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=False)
 
 
 async def report_cut_off(client: RedisClient, clients: ClientStore) -> None:
     """Report from a gateway whose lease is over."""
     await lapse_lease(client, GATEWAY)
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
 
 async def report_unknown_gateway(client: RedisClient, clients: ClientStore) -> None:
     """Report from a gateway that never had a lease, or lost it with everything else."""
     await client.call("DEL", keys.GATEWAYS)
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
 
 async def report_uncounted(client: RedisClient, clients: ClientStore) -> None:
     """Report the end of a connection that the record does not know."""
-    await client.call("HDEL", keys.record(UID), f"c:{GATEWAY}")
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await client.call("HDEL", keys.record(UID), f"c:{GATEWAY}:1")
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
 
 async def report_beside_a_dead_gateway(client: RedisClient, clients: ClientStore) -> None:
     """Report the last one, but for one at a gateway that died: it may be on its way here."""
     await connect(clients, "gw-b")
     await lapse_lease(client, "gw-b")
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ async def test_disconnect_of_an_ending_session_is_only_counted(
     await connect(clients, GATEWAY)
     await bend(client, state=state)
 
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     record = await read_record(client)
     assert (record.dc, record.connections) == (None, {})
@@ -225,22 +226,46 @@ async def test_disconnect_moves_the_counter(client: RedisClient, clients: Client
     """A claim from before it looks again."""
     await connect(clients, GATEWAY)
 
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     assert (await read_record(client)).n == 2
 
 
-async def test_repeated_disconnect_is_no_evidence(
-    client: RedisClient, clients: ClientStore
+@pytest.mark.parametrize("other", [GATEWAY, "gw-b"])
+async def test_repeated_disconnect_takes_no_other_connection_away(
+    client: RedisClient, clients: ClientStore, other: str
 ) -> None:
-    """A report that came twice takes no second connection away, and no count below none."""
-    await connect(clients, GATEWAY, "gw-b")
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    """A report that came twice is one: who is still there is still counted."""
+    await connect(clients, GATEWAY, other)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     record = await read_record(client)
-    assert (record.connections, record.dc) == ({"gw-b": 1}, None)
+    assert (record.connections, record.dc) == ({other: 1}, None)
+
+
+async def test_repeated_disconnect_of_the_last_one_stands(
+    client: RedisClient, clients: ClientStore
+) -> None:
+    """It is no sign of life, which would undo what the first one told."""
+    await connect(clients, GATEWAY)
+    await bend(client, hb=5)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
+
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
+
+    record = await read_record(client)
+    assert (record.dc is not None, record.hb) == (True, moment(5))
+    assert await news(client) == [("disconnected", UID)]
+
+
+async def test_repeated_connect_counts_once(client: RedisClient, clients: ClientStore) -> None:
+    """A gateway that got no answer asks again."""
+    await connect(clients, GATEWAY)
+    await connect(clients, GATEWAY)
+
+    assert (await read_record(client)).connections == {GATEWAY: 1}
 
 
 async def test_disconnect_makes_no_record(client: RedisClient, clients: ClientStore) -> None:
@@ -248,7 +273,7 @@ async def test_disconnect_makes_no_record(client: RedisClient, clients: ClientSt
     await client.call("FLUSHALL")
     await client.call("SADD", keys.gateway(GATEWAY), UID)
 
-    assert await clients.disconnect(UID, GATEWAY, evidence=True) is Answer.MISSING
+    assert await clients.disconnect(UID, GATEWAY, "1", evidence=True) is Answer.MISSING
     assert await client.call("KEYS", "*") == []
 
 
@@ -261,6 +286,6 @@ async def test_sockets_that_outlive_a_loss_are_no_evidence(
     await open_record(client)
     await GatewayRegistry(client).announce(GATEWAY, LEASE)
 
-    await clients.disconnect(UID, GATEWAY, evidence=True)
+    await clients.disconnect(UID, GATEWAY, "1", evidence=True)
 
     assert (await read_record(client)).dc is None

@@ -25,7 +25,8 @@ async def die(client: RedisClient, *uids: str) -> None:
     """Have a gateway with connections of these Sessions, whose lease has run out."""
     for uid in uids:
         await open_with_token(client, uid=uid, name=uid)
-        await ClientStore(client).connect(uid, TOKEN, DEAD)
+        for number in "12":
+            await ClientStore(client).connect(uid, TOKEN, DEAD, number)
         await bend(client, uid, hb=5)
     await client.call("ZADD", keys.GATEWAYS, 5, DEAD)
 
@@ -106,7 +107,7 @@ async def test_leave_with_connections_is_a_lapse(
     """What it could not take back itself is taken back for it."""
     await open_with_token(client)
     await gateways.announce("a", LEASE)
-    await ClientStore(client).connect(UID, TOKEN, "a")
+    await ClientStore(client).connect(UID, TOKEN, "a", "1")
 
     await gateways.leave("a")
 
@@ -123,7 +124,7 @@ async def test_lapse_gives_a_fresh_heartbeat(
 
     record = await read_record(client)
     assert (left, record.connections, record.dc) == (0, {}, None)
-    assert (record.hb > moment(5), record.n) == (True, 2)
+    assert (record.hb > moment(5), record.n) == (True, 3)
     assert await gateways.lapsed() == []
 
 
@@ -132,7 +133,7 @@ async def test_lapse_keeps_the_connections_of_others(
 ) -> None:
     """Only the dead gateway's count goes."""
     await die(client, UID)
-    await ClientStore(client).connect(UID, TOKEN, "gw-b")
+    await ClientStore(client).connect(UID, TOKEN, "gw-b", "1")
 
     await gateways.lapse(DEAD)
 
@@ -165,7 +166,7 @@ async def test_gateway_that_lives_again_is_left_alone(
     await gateways.announce(DEAD, LEASE)
 
     assert await gateways.lapse(DEAD) == 0
-    assert (await read_record(client)).connections == {DEAD: 1}
+    assert (await read_record(client)).connections == {DEAD: 2}
 
 
 async def test_lapse_makes_no_record(client: RedisClient, gateways: GatewayRegistry) -> None:

@@ -101,10 +101,10 @@ async def test_of_two_last_disconnects_one_is_the_last(
         await open_with_token(client)
         await GatewayRegistry(client).announce("gw-b", timedelta(seconds=10))
         for gateway in (GATEWAY, "gw-b"):
-            await ClientStore(client).connect(UID, TOKEN, gateway)
+            await ClientStore(client).connect(UID, TOKEN, gateway, "1")
         await asyncio.gather(
-            ClientStore(client).disconnect(UID, GATEWAY, evidence=True),
-            ClientStore(other).disconnect(UID, "gw-b", evidence=True),
+            ClientStore(client).disconnect(UID, GATEWAY, "1", evidence=True),
+            ClientStore(other).disconnect(UID, "gw-b", "1", evidence=True),
         )
 
         assert await news(client) == [("disconnected", UID)]

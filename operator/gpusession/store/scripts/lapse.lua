@@ -6,6 +6,7 @@
 -- Atomic: a gateway that comes back between look and removal must keep its counts.
 -- include clock
 -- include record
+-- include connections
 local gateway, limit, prefix = unpack(ARGV)
 local lease = tonumber(redis.call('ZSCORE', KEYS[1], gateway) or 0)
 if lease > now then
@@ -14,7 +15,9 @@ end
 for _, uid in ipairs(redis.call('SPOP', KEYS[2], limit)) do
   local record = read(prefix .. uid, {'n'})
   if record then
-    redis.call('HDEL', prefix .. uid, 'c:' .. gateway)
+    for _, field in ipairs(connections(prefix .. uid, gateway)) do
+      redis.call('HDEL', prefix .. uid, field)
+    end
     redis.call('HSET', prefix .. uid, 'hb', now, 'n', record.n + 1)
   end
 end
