@@ -60,10 +60,9 @@ class Recount:
         return [one for one in self._registry if self._is_stray(one)]
 
     def _is_stray(self, one: Connection) -> bool:
-        # One that was never counted is being counted by whoever opened it.
+        # One that is counted nowhere is on its way in, or out.
         is_elsewhere = one.counted_at not in (None, self._lease.id)
-        is_here = one.left is None and not one.is_shut
-        return is_here and (is_elsewhere or one.is_count_unsure)
+        return not one.is_shut and (is_elsewhere or one.is_count_unsure)
 
     async def _visit(self, connections: list[Connection]) -> None:
         for start in range(0, len(connections), PAGE):

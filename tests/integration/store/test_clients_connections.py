@@ -136,6 +136,8 @@ async def test_nobody_has_gone_while_one_is_left(
 
     assert (await read_record(client)).dc is None
     assert await news(client) == []
+    noted = await client.call("SISMEMBER", keys.gateway(GATEWAY), UID)
+    assert bool(noted) is (GATEWAY in others)  # what is taken back should the gateway die
 
 
 async def test_last_of_two_gateways_ends_it(client: RedisClient, clients: ClientStore) -> None:
