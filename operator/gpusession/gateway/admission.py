@@ -20,6 +20,10 @@ WINDOW_SECONDS = 1.0
 SAMPLE_SECONDS = 0.1
 """Between two looks at how late the event loop is."""
 
+AT_THE_DOOR = 200
+"""Whom a full gateway hears out before it sends them away: a browser's token comes only after
+the upgrade. It takes milliseconds each, so this is thousands a second."""
+
 COME_AGAIN = timedelta(seconds=5)
 """After a full house: five windows, in which the limit moves by a quarter."""
 
@@ -42,23 +46,30 @@ class Admission:
         self._limits = limits
         self._take_latency = take_latency
         self._limit = limits.most
-        self._inside = 0
+        self._inside = self._at_the_door = 0
         GATEWAY_CONNECTION_LIMIT.set(self._limit)
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place for one connection; raises Limited where there is none."""
         if self._inside >= self._limit:
-            raise Limited(
-                f"{self._inside} connections are all that this gateway bears now",
-                reason=RefusalReason.TOO_MANY_CONNECTIONS,
-                after=COME_AGAIN,
-            )
+            raise self._full()
         self._inside += 1
         try:
             yield
         finally:
             self._inside -= 1
+
+    @contextmanager
+    def door(self) -> Iterator[Limited]:
+        """Hear out one who finds no place, and give the refusal; raises it where many wait."""
+        if self._at_the_door >= AT_THE_DOOR:
+            raise self._full()
+        self._at_the_door += 1
+        try:
+            yield self._full()
+        finally:
+            self._at_the_door -= 1
 
     async def pass_session(self, namespace: str, user: str | None) -> None:
         """Count one connect of a Session; raises Limited, and StoreUnavailable."""
@@ -81,6 +92,13 @@ class Admission:
                 limits=self._limits,
             )
             GATEWAY_CONNECTION_LIMIT.set(self._limit)
+
+    def _full(self) -> Limited:
+        return Limited(
+            f"{self._inside} connections are all that this gateway bears now",
+            reason=RefusalReason.TOO_MANY_CONNECTIONS,
+            after=COME_AGAIN,
+        )
 
     async def _take(self, namespace: str, user: str | None) -> None:
         rates: Mapping[str, Rate] = {f"namespace/{namespace}": self._per_namespace} | (

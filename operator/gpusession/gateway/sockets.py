@@ -93,10 +93,28 @@ class Sockets:
                 await self._serve(request, socket, who, wanted)
                 return socket
         except Limited:
-            if who is not None:
-                with suppress(Retry):
-                    await self._clients.beat(who)
+            if who is None:
+                return await self._turn_away(request)
+            await self._beat_all_the_same(who)
             raise
+
+    async def _turn_away(self, request: web.Request) -> Socket:
+        """Tell a browser that the house is full, once it has shown its token."""
+        with self._admission.door() as refusal:
+            socket = await _upgraded(request)
+            try:
+                who, _ = await self._hello(socket)
+                await self._beat_all_the_same(who)
+                await _refuse(socket, refusal)
+            except _LeftEarlyError:
+                GATEWAY_CLOSES.labels("client").inc()
+            except Refused as error:
+                await _refuse(socket, error)
+            return socket
+
+    async def _beat_all_the_same(self, who: Presented) -> None:
+        with suppress(Retry):
+            await self._clients.beat(who)
 
     def _refuse_now(self) -> None:
         if self.is_draining:
@@ -118,8 +136,7 @@ class Sockets:
                 try:
                     await self._admit(who, wanted)
                 except Limited:
-                    with suppress(Retry):
-                        await self._clients.beat(who)
+                    await self._beat_all_the_same(who)
                     raise
             await self._live(request, socket, who)
         except _LeftEarlyError:

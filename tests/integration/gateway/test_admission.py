@@ -1,11 +1,15 @@
 """Who is let in at a real gateway process, and that nobody is dropped without a word."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import aiohttp
 import pytest
 from tests.support.gateway_rig import Desk, Known, Socket, StartGateway, eventually
 from tests.support.redis_server import RedisServer
+
+from gpusession.gateway.admission import AT_THE_DOOR
 
 NARROW = {"connections_least": 1, "connections_most": 2}
 SLOW = {"user_rate": 0.01, "user_burst": 1}
@@ -50,6 +54,43 @@ async def test_who_is_refused_for_being_too_many_has_beaten_all_the_same(
         await _refused(front, outside)
 
     assert await front.signs(outside) == 1
+
+
+async def test_a_browser_that_is_one_too_many_has_beaten_all_the_same(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """Its token comes after the upgrade, so it is heard before it is sent away."""
+    front = await start_gateway(own_redis, **NARROW)
+    inside, outside = await front.known(), await front.known()
+    async with (
+        front.socket(inside),
+        front.socket(inside),
+        front.http.ws_connect(front.gateway.url + "/v1/connect") as raw,
+    ):
+        answer = await Socket(raw).ask("hello", token=outside.token)
+
+        assert answer["reason"] == "TooManyConnections"
+        assert await Socket(raw).closed() == 1013
+    assert await front.signs(outside) == 1
+
+
+async def test_a_full_gateway_hears_out_only_so_many(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """Who says nothing at the door must not cost more sockets than those inside."""
+    front = await start_gateway(own_redis, **NARROW, hello_timeout=timedelta(minutes=5))
+    inside, url = await front.known(), front.gateway.url + "/v1/connect"
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(front.socket(inside))
+        connector = aiohttp.TCPConnector(limit=0)
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        for raw in await asyncio.gather(*(http.ws_connect(url) for _ in range(AT_THE_DOOR))):
+            stack.push_async_callback(raw.close)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(url)
+
+        assert refused.value.status == 429
 
 
 async def test_too_many_connects_of_a_user_are_refused_with_a_time(
