@@ -274,7 +274,7 @@ class GatewaySettings(ProcessSettings):
     """A kept connection without a next request: sockets are for who stays."""
 
     answer_timeout: timedelta = timedelta(seconds=2)
-    """Longest that a request waits for Redis before it gets a 503."""
+    """Longest that a request waits for Redis before it gets a 503, all its steps together."""
 
     close_wait: timedelta = timedelta(seconds=2)
     """How long a close waits for the controller's word before it answers 202."""

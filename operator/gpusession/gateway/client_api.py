@@ -44,8 +44,9 @@ class ClientApi:
     async def heartbeat(self, request: web.Request) -> web.Response:
         """POST /v1/heartbeat."""
         who = requests.presented(request)
-        look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
-        answer = await self._clients.beat(who)
+        async with self._clients.in_time():
+            look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
+            answer = await self._clients.beat(who)
         self._clients.require(who, answer)
         return requests.answer(_standing(look, answer))
 
@@ -53,16 +54,18 @@ class ClientApi:
         """POST /v1/activity."""
         who = requests.presented(request)
         asked = await requests.read_body(request, ActivityRequest, within=self._read_timeout)
-        look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
-        answer = await self._clients.activity(who, timedelta(seconds=asked.busy_seconds))
+        async with self._clients.in_time():
+            look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
+            answer = await self._clients.activity(who, timedelta(seconds=asked.busy_seconds))
         self._clients.require(who, answer)
         return requests.answer(_standing(look, answer))
 
     async def refresh(self, request: web.Request) -> web.Response:
         """POST /v1/refresh."""
         who = requests.presented(request)
-        await identify(self._clients, who, request.headers.get(SESSION_HEADER))
-        answer, token, lasts = await self._clients.refresh(who)
+        async with self._clients.in_time():
+            await identify(self._clients, who, request.headers.get(SESSION_HEADER))
+            answer, token, lasts = await self._clients.refresh(who)
         self._clients.require(who, answer)
         return requests.answer(
             TokenAnswer(token=token.text, expires_in_seconds=lasts.total_seconds())
@@ -71,9 +74,11 @@ class ClientApi:
     async def close(self, request: web.Request) -> web.Response:
         """POST /v1/close: 200 once the controller has begun the end, 202 if it will."""
         who = requests.presented(request)
-        look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
         with self._following.expect(who.uid) as ending:
-            self._clients.require(who, await self._clients.close(who))
+            async with self._clients.in_time():
+                look = await identify(self._clients, who, request.headers.get(SESSION_HEADER))
+                answer = await self._clients.close(who)
+            self._clients.require(who, answer)
             done, _ = await asyncio.wait({ending}, timeout=self._close_wait)
             until = moment(ending.result().fields.get("until")) if done else None
         response = requests.answer(

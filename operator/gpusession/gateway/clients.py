@@ -7,7 +7,7 @@ while not for good: another gateway may know it.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from operator import attrgetter, itemgetter
 from typing import TypeVar
@@ -111,7 +111,7 @@ class Clients:
     async def _try(
         self, who: Presented, act: Callable[[], Awaitable[T]], answer_of: Callable[[T], Answer]
     ) -> T:
-        async with self._in_time():
+        async with self.in_time():
             result = await act()
             if answer_of(result) in HEALABLE and await self._is_healed(who):
                 result = await act()
@@ -141,15 +141,14 @@ class Clients:
                 pass
 
     async def _knock(self, who: Presented) -> None:
-        may_be_good = False
-        with suppress(StoreUnavailable):
-            async with self._in_time():
-                may_be_good = await self._store.knock(who.uid)
+        async with self.in_time():
+            may_be_good = await self._store.knock(who.uid)
         if may_be_good:
             raise StoreUnavailable("Redis has lost data; another gateway may know this token")
 
     @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
+    async def in_time(self) -> AsyncIterator[None]:
+        """Give the block as a whole no longer than a single verb; raises StoreUnavailable."""
         seconds = self._answer_timeout.total_seconds()
         try:
             async with asyncio.timeout(seconds):

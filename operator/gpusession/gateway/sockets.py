@@ -114,7 +114,8 @@ class Sockets:
 
     async def _beat_all_the_same(self, who: Presented) -> None:
         with suppress(Retry):
-            await self._clients.beat(who)
+            async with self._clients.in_time():
+                await self._clients.beat(who)
 
     def _refuse_now(self) -> None:
         if self.is_draining:
@@ -123,8 +124,9 @@ class Sockets:
         self._lease.require()
 
     async def _admit(self, who: Presented, wanted: str | None) -> None:
-        look = await identify(self._clients, who, wanted)
-        await self._admission.pass_session(look.ns, look.user)
+        async with self._clients.in_time():
+            look = await identify(self._clients, who, wanted)
+            await self._admission.pass_session(look.ns, look.user)
 
     async def _serve(
         self, request: web.Request, socket: Socket, who: Presented | None, wanted: str | None

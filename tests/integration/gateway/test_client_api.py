@@ -4,8 +4,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from tests.support.gateway_rig import Desk, Known
+from tests.support.gateway_rig import Desk, Known, StartGateway
 from tests.support.records import watch
+from tests.support.redis_server import RedisServer
 
 from gpusession import tokens
 from gpusession.api.session import RecordState
@@ -202,3 +203,19 @@ async def test_a_session_that_is_over_is_gone_and_not_missing(front: Desk) -> No
     await asyncio.sleep(0.3)
 
     assert (await front.call("POST", "/v1/heartbeat", known)).reason == (410, "SessionEnding")
+
+
+async def test_a_request_waits_for_redis_once_not_for_each_of_its_steps(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """The look comes just in time, and so would the beat; together they are too late."""
+    front = await start_gateway(
+        own_redis, redis_timeout=timedelta(seconds=5), beat_tick=timedelta(seconds=1.8)
+    )
+    known = await front.known()
+    own_redis.pause()
+    request = asyncio.create_task(front.call("POST", "/v1/heartbeat", known))
+    await asyncio.sleep(1.8)
+    own_redis.resume()
+
+    assert (await request).reason == (503, "StoreUnavailable")

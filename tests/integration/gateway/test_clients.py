@@ -70,7 +70,7 @@ async def test_every_verb_heals_a_token_that_was_verified_here(
     redis: RedisClient, verb: str
 ) -> None:
     """Whatever a client says first after Redis lost its data."""
-    more = {"activity": (timedelta(0),), "connect": ("gw",)}.get(verb, ())
+    more = {"activity": (timedelta(0),), "connect": ("gw", "1")}.get(verb, ())
     async with gateway(redis) as clients:
         await clients.beat(WHO)
         await redis.call("FLUSHALL")
@@ -154,6 +154,17 @@ async def test_a_token_that_an_older_copy_lacks_is_healed_or_not_refused_for_goo
         assert await clients.beat(WHO) is Answer.OK
         with pytest.raises(StoreUnavailable, match="another gateway"):
             await clients.beat(stranger)
+
+
+async def test_a_knock_without_an_answer_refuses_nobody_for_good(redis: RedisClient) -> None:
+    """Redis may have lost data: only its own word says that it has not."""
+    async with gateway(redis) as clients:
+        await redis.call("FLUSHALL")
+        await open_record(redis, uid=UID, rebuilt=True)
+        await redis.call("ACL", "SETUSER", "default", "-hset")  # what a knock writes with
+
+        with pytest.raises(StoreUnavailable, match="no usable answer"):
+            await clients.beat(WHO)
 
 
 async def test_a_token_that_the_same_record_lost_stays_lost(redis: RedisClient) -> None:
