@@ -1,18 +1,19 @@
 """Rates over all gateways: a token bucket and a sliding window for each name.
 
 The bucket is one script, the window is the library `limits`. Both count by the clock of
-Redis. Whoever is refused has taken nothing from any bucket.
+Redis. Whoever is refused has taken nothing; only of those who come at the very moment in
+which a window fills, some have taken from the rest.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
@@ -23,6 +24,10 @@ from gpusession.store.client import RedisClient, pool
 
 _CONNECTIONS = 2
 """For the windows: they are asked about connects and new tokens only, never about beats."""
+
+
+_Ask = Callable[[RateLimitItem, str], Awaitable[bool]]
+"""Whether one more fits into a window: `test` only looks, `hit` also counts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +55,18 @@ class RateStore:
 
         Raises StoreUnavailable.
         """
-        wait = await self._take_from_buckets(rates)
-        if wait:
-            return wait
+        # Windows are looked at first, since nothing can be put back; buckets before they are
+        # entered, since an empty one is the usual refusal, and fills again within moments.
+        return (
+            await self._ask_windows(rates, self._windows.test)
+            or await self._take_from_buckets(rates)
+            or await self._ask_windows(rates, self._windows.hit)
+        )
+
+    async def _ask_windows(self, rates: Mapping[str, Rate], ask: _Ask) -> timedelta:
         try:
             async with asyncio.timeout(self._timeout), self._permits:
-                return max([await self._enter_window(name, rates[name]) for name in rates])
+                return max([await self._wait_for_window(name, rates[name], ask) for name in rates])
         except (StorageError, TimeoutError) as error:
             raise StoreUnavailable("Redis gave no usable answer about a rate") from error
 
@@ -65,9 +76,9 @@ class RateStore:
         wait = await self._client.run("take", keys=names, args=args)
         return timedelta(milliseconds=int(wait))
 
-    async def _enter_window(self, name: str, rate: Rate) -> timedelta:
+    async def _wait_for_window(self, name: str, rate: Rate, ask: _Ask) -> timedelta:
         window = RateLimitItemPerMinute(rate.per_minute)
-        if await self._windows.hit(window, name):
+        if await ask(window, name):
             return timedelta(0)
         full = await self._windows.get_window_stats(window, name)
         return timedelta(seconds=max(full.reset_time - time.time(), 1))

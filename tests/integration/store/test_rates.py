@@ -74,6 +74,17 @@ async def test_who_is_refused_by_one_bucket_takes_from_none(rates: RateStore) ->
     assert [await rates.take({"ns:a": SLOW}) for _ in range(3)] == [timedelta(0)] * 3
 
 
+async def test_who_is_refused_by_a_window_takes_from_nothing(rates: RateStore) -> None:
+    """Nor does a user at the limit use up the minute of the namespace, or its burst."""
+    narrow = Rate(step=SLOW.step, depth=SLOW.depth, per_minute=3)
+    for _ in range(3):
+        await rates.take({"user:ada": FEW})
+    for _ in range(5):
+        assert await rates.take({"ns:a": narrow, "user:ada": FEW})
+
+    assert [await rates.take({"ns:a": narrow}) for _ in range(3)] == [timedelta(0)] * 3
+
+
 async def test_a_clock_moved_back_locks_nobody_out(rates: RateStore, client: RedisClient) -> None:
     """A bucket spoken for until next year is at most a full burst ahead."""
     await client.call("SET", "gs:b:ns:a", str(10**15))
