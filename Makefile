@@ -56,7 +56,7 @@ test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, py
 	@$(BIN)/pytest tests/integration tests/e2e
 
 .PHONY: bench
-bench: assets ## BENCH=heartbeats|expiry, ROUNDS=n: measures, prints a table; JSON is named on the last line
+bench: assets ## BENCH=heartbeats|expiry|reach|steady, ROUNDS=n: measures, prints a table; JSON is named on the last line
 	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 .PHONY: secrets

@@ -14,7 +14,7 @@ from tests.bench import figures
 from tests.support.assets import AssetMissingError
 from tests.support.processes import ProcessFailedError
 
-BENCHES = {"heartbeats": 7, "expiry": 3}
+BENCHES = {"heartbeats": 7, "expiry": 3, "reach": 3, "steady": 2}
 """Each by its module here, with how many rounds it takes unless told otherwise."""
 
 

@@ -9,11 +9,9 @@ that no release runs beside: one costs apiserver and agent ten times what is mea
 import asyncio
 import os
 import time
-import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from tests.bench import figures, idlers
@@ -21,15 +19,11 @@ from tests.bench.crowd import BEAT_SECONDS, Crowd
 from tests.bench.figures import Ends, NotMeasuredError, percentile
 from tests.bench.idlers import IDLE_SECONDS, Standing, Watcher
 from tests.bench.machine import machine, versions
-from tests.support.builders import make_bind, make_release
-from tests.support.cluster import Cluster, kube_client, running
-from tests.support.fake_agent import FakeAgent
-from tests.support.operator_stack import AGENT_SERVER_NAME, AGENTS, HOST, OperatorStack
+from tests.bench.stage import Stage, stage
+from tests.support.cluster import Cluster, running
 from tests.support.progress import progress, say
-from tests.support.session_api import create_namespace
 
 from gpusession.api.session import Phase, Reason
-from gpusession.store.client import RedisClient
 
 SIZES = (1_000, 10_000, 100_000)
 RATE = 50
@@ -42,7 +36,6 @@ ENDS = RATE * SECONDS
 NAMES = [f"idler-{number}" for number in range(ENDS)]
 """The same Sessions in each round: clients call their ends off in between."""
 
-NAMESPACE, NODE = "bench", "nowhere"
 LEAD_SECONDS = 3.0
 """From setting the deadlines to the first one."""
 
@@ -67,18 +60,20 @@ BASIS = (
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    cluster: Cluster
-    redis: RedisClient
+    stage: Stage
     crowd: Crowd
-    watcher: Watcher
-    metrics_url: str
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.stage.cluster
+
+    @property
+    def watcher(self) -> Watcher:
+        return self.stage.watcher
 
     def watch_breaks(self) -> float:
         """Read how often the controller has begun to watch Redis anew."""
-        with urllib.request.urlopen(self.metrics_url, timeout=30) as answer:  # noqa: S310 - ours
-            lines = answer.read().decode().splitlines()
-        found = [line for line in lines if line.startswith("gpusession_redis_watch_breaks_total{")]
-        return sum(float(line.rpartition(" ")[2]) for line in found)
+        return self.stage.controller_metric("gpusession_redis_watch_breaks_total")
 
 
 async def measure(rounds: int) -> dict[str, Any]:
@@ -112,21 +107,10 @@ def table(figure: dict[str, Any]) -> str:
 
 @asynccontextmanager
 async def _bench() -> AsyncIterator[_Bench]:
-    with OperatorStack(nodes=(), controller_settings=SETTINGS) as stack:
-        create_namespace(stack.plane, NAMESPACE)
-        async with AsyncExitStack() as open_now:
-            enter = open_now.enter_async_context
-            admin = await enter(kube_client(stack.plane.admin_kubeconfig, timeout=30))
-            certificate = stack.plane.certificate("agent", sans=[AGENT_SERVER_NAME])
-            agent = await enter(FakeAgent(certificate))
-            agent.bind_report, agent.release_report = make_bind(), make_release()
-            await idlers.announce_agent(Cluster(admin, AGENTS), NODE, agent.url)
-            redis = await enter(RedisClient(stack.records.url, timeout=timedelta(seconds=5)))
-            cluster = Cluster(admin, NAMESPACE)
-            url = f"http://{HOST}:{stack.controller_metrics_port}/metrics"
-            bench = _Bench(cluster, redis, Crowd(redis), Watcher(cluster), url)
-            await enter(running(bench.crowd.run(), bench.watcher.run()))
-            yield bench
+    async with stage(controller=SETTINGS) as here:
+        crowd = Crowd(here.redis)
+        async with running(crowd.run()):
+            yield _Bench(here, crowd)
 
 
 async def _warm(bench: _Bench) -> None:
@@ -170,11 +154,11 @@ async def _round(bench: _Bench) -> tuple[list[float], list[float]]:
     await bench.crowd.use(uids)
     await watcher.all_in(NAMES, Phase.ACTIVE, seconds=PATIENCE)
     due = _evenly()
-    await idlers.set_deadlines(bench.redis, uids, ends=due)
+    await idlers.set_deadlines(bench.stage.redis, uids, ends=due)
     if time.time() > due[0]:
         raise NotMeasuredError("the first deadline passed before the last one was set")
     await watcher.all_in(NAMES, Phase.PENDING_DESTROY, seconds=PATIENCE)
-    claims = await idlers.claims(bench.redis, after=due[0])
+    claims = await idlers.claims(bench.stage.redis, after=due[0])
     written = [_late(watcher.standing[name], end) for name, end in zip(NAMES, due, strict=True)]
     return written, [claims[uid] - end for uid, end in zip(uids, due, strict=True)]
 
