@@ -51,9 +51,12 @@ async def open_with_token(client: RedisClient, uid: str = UID, **changed: Any) -
 
 
 async def watch(client: RedisClient, *, lost: int = 0) -> None:
-    """Look at the server as the controller does, and find that it lost data at that moment."""
+    """Look at the server as the controller does, and find that it lost data at that moment.
+
+    All records are there again.
+    """
     await Pulse(client).tick()
-    await client.call("HSET", keys.TICK, "lost", lost)
+    await client.call("HSET", keys.TICK, "lost", lost, "rebuilt", lost)
 
 
 async def read_record(client: RedisClient, uid: str = UID) -> Record:

@@ -125,8 +125,7 @@ class RecordKeeper:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if (recorded := await self._recorded()) is not None:
-                await self._open_missing(recorded)
+            await self._rebuild()
 
     async def repair(self, *, listed: AbstractSet[str]) -> None:
         """Open what a bound Session lacks, drop what no Session stands behind.
@@ -134,18 +133,19 @@ class RecordKeeper:
         `listed` are the uids of a full list: what neither it nor the cache knows has no
         Session. The database of the records belongs to this one cluster alone.
         """
-        recorded = await self._recorded()
-        if recorded is None:
-            return
-        await self._open_missing(recorded)
-        for uid in recorded:
+        recorded = await self._rebuild()
+        for uid in recorded or ():
             if self._has_ended(uid, listed):
                 REPAIRS.labels("record_orphaned").inc()
                 await self.forget(uid)
 
-    async def _recorded(self) -> AbstractSet[str] | None:
+    async def _rebuild(self) -> AbstractSet[str] | None:
+        """Open what is missing, say so if that is all, and give what was there before."""
         try:
+            loss = await self._store.loss()
             recorded = await self._store.uids()
+            if await self._open_missing(recorded) and loss is not None:
+                await self._store.note_rebuilt(loss)
         except StoreUnavailable as error:
             REDIS_UP.set(0)
             log.warning("records not compared", error=str(error))
@@ -153,14 +153,17 @@ class RecordKeeper:
         REDIS_UP.set(1)
         return recorded
 
-    async def _open_missing(self, recorded: AbstractSet[str]) -> None:
+    async def _open_missing(self, recorded: AbstractSet[str]) -> bool:
+        """Open records; False if Redis took one of them not."""
+        all_open = True
         for uid in [session.metadata.uid for session in self._sessions]:
             session = self._sessions.get(uid)  # it may have ended while others were opened
             if session is None or uid in recorded:
                 continue
             if session.status.phase is Phase.ACTIVE or is_cancellable(session.status):
                 REPAIRS.labels("record_missing").inc()
-                await self.open(session, session.status)
+                all_open &= await self.open(session, session.status)
+        return all_open
 
     def _has_ended(self, uid: str, listed: AbstractSet[str]) -> bool:
         known = self._sessions.get(uid)

@@ -136,9 +136,10 @@ class _Gateway:
             most=settings.beats_waiting,
             patience=settings.answer_timeout,
         )
+        identities = IdentityStore(redis)
         clients = Clients(
             store,
-            identities=IdentityStore(redis),
+            identities=identities,
             coalescer=coalescer,
             verified=verified,
             lease=lease,
@@ -181,6 +182,7 @@ class _Gateway:
             ),
             token_api=TokenApi(
                 store,
+                identities=identities,
                 verified=verified,
                 callers=BearerCheck(
                     reviews,

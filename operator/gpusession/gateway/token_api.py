@@ -11,13 +11,14 @@ from aiohttp import hdrs, web
 
 from gpusession import tokens
 from gpusession.api.frames import RefusalReason, RevocationAnswer, TokenAnswer, TokenRequest
-from gpusession.errors import Refused
+from gpusession.errors import Limited, Refused
 from gpusession.gateway import requests
 from gpusession.gateway.admission import Admission
-from gpusession.gateway.refusals import require
+from gpusession.gateway.refusals import RETRY, require
 from gpusession.gateway.verified import VerifiedTokens
 from gpusession.kube.reviews import BearerCheck, KubeReviews
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.identities import IdentityStore
 from gpusession.tokens import Presented
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -31,6 +32,7 @@ class TokenApi:
         self,
         store: ClientStore,
         *,
+        identities: IdentityStore,
         verified: VerifiedTokens,
         callers: BearerCheck,
         reviews: KubeReviews,
@@ -38,6 +40,7 @@ class TokenApi:
         read_timeout: timedelta,
     ) -> None:
         self._store = store
+        self._identities = identities
         self._verified = verified
         self._callers = callers
         self._reviews = reviews
@@ -64,15 +67,23 @@ class TokenApi:
         )
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """DELETE /v1/tokens?user=&namespace=: all tokens of a user's Sessions, for good."""
+        """DELETE /v1/tokens?user=&namespace=: all tokens of a user's Sessions, for good.
+
+        Those whose records are being rebuilt are not known as theirs: then the rest is revoked,
+        and the caller has to come again.
+        """
         user, namespace = request.query.get("user", ""), request.query.get("namespace", "")
         if not user:
             raise Refused("say whose: ?user=", reason=RefusalReason.BAD_REQUEST)
         if namespace:
             _refuse_malformed(namespace)
         await self._permitted(request, "delete", namespace)
+        is_whole = await self._identities.is_rebuilt()
         uids = await self._store.of_user(user, namespace or None)
         revoked = [uid for uid in uids if await self._store.revoke(uid)]
+        if not (is_whole and await self._identities.is_rebuilt()):
+            message = f"records are being rebuilt: {len(revoked)} are revoked, more may come"
+            raise Limited(message, reason=RefusalReason.RECORD_MISSING, after=RETRY)
         return requests.answer(RevocationAnswer(revoked=len(revoked)))
 
     async def _permitted(

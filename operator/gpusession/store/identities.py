@@ -25,7 +25,7 @@ class Look:
 
 
 class IdentityStore:
-    """Looks at tokens; nothing here changes a record."""
+    """Looks at tokens and records; nothing here changes one."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -47,3 +47,10 @@ class IdentityStore:
             why=why or None,
             until=moment(until) if until else None,
         )
+
+    async def is_rebuilt(self) -> bool:
+        """Tell whether Redis has every record, as far as the controller knows.
+
+        False from a loss of data on until all have been made anew.
+        """
+        return bool(await self._client.run("rebuilt", keys=[keys.TICK], args=[]))

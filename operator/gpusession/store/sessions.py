@@ -240,6 +240,15 @@ class SessionStore:
             )
         return noted
 
+    async def loss(self) -> int | None:
+        """Name the last loss of data that a tick has found; None before the first tick."""
+        lost: bytes | None = await self._client.call("HGET", keys.TICK, "lost")
+        return None if lost is None or not lost.isdigit() else int(lost)
+
+    async def note_rebuilt(self, loss: int) -> None:
+        """Say that all records are there again after that loss; a later one makes it void."""
+        await self._client.call("HSET", keys.TICK, "rebuilt", loss)
+
     async def uids(self) -> frozenset[str]:
         """Give the uids of all records; one that comes or goes meanwhile may be missed."""
         found: set[str] = set()

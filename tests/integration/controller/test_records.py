@@ -19,8 +19,10 @@ from gpusession.rules.actions import Claim
 from gpusession.rules.conditions import timestamp
 from gpusession.rules.observation import Outcome
 from gpusession.rules.outcome import pending_destroy
+from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
+from gpusession.store.identities import IdentityStore
 from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import Proof, SessionStore
 
@@ -38,6 +40,7 @@ class Desk:
         self.sessions = SessionCache()
         self.store = SessionStore(client)
         self.clients = ClientStore(client)
+        self.identities = IdentityStore(client)
         self.records = RecordKeeper(
             self.store, self.sessions, proof=self._proof_since, clock=lambda: NOW
         )
@@ -98,6 +101,7 @@ async def test_open_tells_whose_the_record_is(desk: Desk) -> None:
 @pytest.mark.parametrize(("age", "is_lost"), [(0, False), (60, True)], ids=["first", "again"])
 async def test_record_of_an_older_session_was_lost(desk: Desk, age: int, is_lost: bool) -> None:
     """And its clients' tokens with it, which some gateway may still know."""
+    await desk.watch()
     session = make_session(Phase.ACTIVE)
     since = timestamp(NOW - timedelta(seconds=age))
     status = msgspec.structs.replace(session.status, active_since=since)
@@ -387,6 +391,23 @@ async def test_restore_opens_what_is_missing(desk: Desk) -> None:
 
     assert await desk.store.uids() == {"s-1", "s-2"}
     assert (await desk.state("s-1"), await desk.state("s-2")) == ("active", "pending")
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_repair_says_when_all_records_are_there_again(
+    own_redis: RedisServer, desk: Desk, is_broken: bool
+) -> None:
+    """Until then nobody can say whose Sessions are not there; one that is not opened is missing."""
+    await desk.watch()
+    desk.knows("s-1", Phase.ACTIVE)
+    before = await desk.identities.is_rebuilt()
+    async with RedisClient(own_redis.url, timeout=timedelta(seconds=5)) as client:
+        if is_broken:
+            await client.call("SET", keys.DEADLINES, "x")
+
+    await desk.records.repair(listed={"s-1"})
+
+    assert (before, await desk.identities.is_rebuilt()) == (False, not is_broken)
 
 
 async def test_restore_survives_a_dead_redis(own_redis: RedisServer, desk: Desk) -> None:

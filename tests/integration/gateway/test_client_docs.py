@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.fake_apiserver import FakeApiserver
 from tests.support.gateway_rig import Known, StartGateway
+from tests.support.records import watch
 from tests.support.redis_server import RedisServer
 from tests.support.toolchain import REPOSITORY
 
@@ -31,6 +32,7 @@ async def test_the_lines_of_the_docs_run_as_they_stand(
         front = await start_gateway(
             own_redis, kubeconfig=apiserver.write_kubeconfig(tmp_path / "kubeconfig")
         )
+        await watch(front.redis)
         await front.reopen(chat, user="ada", namespace="default")
         lines = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL))
         said = await _run(lines, GATEWAY=front.gateway.url, KUBE_TOKEN="kube")

@@ -7,6 +7,7 @@ import pytest
 from tests.support.control_plane import ControlPlane
 from tests.support.fake_apiserver import FakeApiserver
 from tests.support.gateway_rig import Desk, Known, Reply, StartGateway
+from tests.support.records import watch
 from tests.support.redis_server import RedisServer
 
 from gpusession.store import keys
@@ -150,6 +151,7 @@ async def test_too_many_tokens_are_refused_with_a_time(office: Office) -> None:
 
 async def test_a_users_tokens_are_revoked_everywhere(office: Office) -> None:
     """All Sessions of that user in that namespace, and no other's."""
+    await watch(office.front.redis)
     chat = await _chat(office, user="ann")
     minted = Known(chat.uid, "chat", (await office.mint("chat")).body["token"])
     other = await office.front.known(user="eve")
@@ -160,6 +162,19 @@ async def test_a_users_tokens_are_revoked_everywhere(office: Office) -> None:
     heard = await office.front.call("POST", "/v1/heartbeat", minted)
     assert heard.reason == (403, "TokenRevoked")
     assert (await office.front.call("POST", "/v1/heartbeat", other)).status == 200
+
+
+async def test_a_revocation_while_records_are_rebuilt_is_to_be_said_again(office: Office) -> None:
+    """Nobody knows whose the missing ones are; those that are there are revoked already."""
+    chat = await _chat(office, user="ann")
+    minted = Known(chat.uid, "chat", (await office.mint("chat")).body["token"])
+
+    reply = await office.revoke("user=ann&namespace=ns")
+
+    assert reply.reason == (503, "RecordMissing")
+    assert "Retry-After" in reply.headers
+    heard = await office.front.call("POST", "/v1/heartbeat", minted)
+    assert heard.reason == (403, "TokenRevoked")
 
 
 @pytest.mark.parametrize(

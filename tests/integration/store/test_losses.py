@@ -24,6 +24,7 @@ from gpusession.api.session import Reason, RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.identities import IdentityStore
 from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import Claim, Proof, SessionStore
 
@@ -249,3 +250,34 @@ async def test_a_loss_that_cannot_be_read_is_one_of_now(client: RedisClient) -> 
     await Pulse(client).tick()
 
     assert await found(client) > 0
+
+
+async def test_a_server_is_whole_once_all_records_are_there_again(
+    own_server: RedisServer, own_client: RedisClient
+) -> None:
+    """From a loss on it is not, also before the controller has looked, until that is rebuilt."""
+    pulse, sessions = Pulse(own_client), SessionStore(own_client)
+    identities = IdentityStore(own_client)
+    seen = [await identities.is_rebuilt()]
+    await pulse.tick()
+    await sessions.note_rebuilt(await sessions.loss() or 0)
+    seen.append(await identities.is_rebuilt())
+    await open_record(own_client)
+    await rewind(own_server, own_client)
+    seen.append(await identities.is_rebuilt())
+    await pulse.tick()
+    seen.append(await identities.is_rebuilt())
+    await sessions.note_rebuilt(0)
+    seen.append(await identities.is_rebuilt())
+    await sessions.note_rebuilt(await sessions.loss() or 0)
+    seen.append(await identities.is_rebuilt())
+
+    assert seen == [False, True, False, False, False, True]
+
+
+async def test_a_loss_without_a_tick_has_no_name(client: RedisClient) -> None:
+    """Nor one that cannot be read: nothing can be said to be rebuilt after it."""
+    nameless = await SessionStore(client).loss()
+    await client.call("HSET", keys.TICK, "lost", "x")
+
+    assert (nameless, await SessionStore(client).loss()) == (None, None)
