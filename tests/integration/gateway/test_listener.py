@@ -1,6 +1,7 @@
 """Slow and silent clients at a real gateway process: nothing is held open for them."""
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -21,6 +22,7 @@ def module_settings() -> dict[str, object]:
     return {
         "read_timeout": timedelta(seconds=READ),
         "idle_timeout": timedelta(seconds=IDLE),
+        "write_timeout": timedelta(seconds=0.5),
     }
 
 
@@ -37,11 +39,12 @@ async def _exchange(front: Desk, *parts: bytes, pause: float = 0.0) -> tuple[byt
     return answer, time.monotonic() - started
 
 
-async def _rest(reader: asyncio.StreamReader) -> bytes:
+async def _rest(reader: asyncio.StreamReader, *, pause: float = 0.0) -> bytes:
     answer = b""
     with suppress(ConnectionError):
-        while chunk := await reader.read(4096):
+        while chunk := await reader.read(1024):
             answer += chunk
+            await asyncio.sleep(pause)
     return answer
 
 
@@ -108,6 +111,18 @@ async def test_headers_beyond_the_cap_are_refused(front: Desk) -> None:
     answer, _ = await _exchange(front, HEAD + b"X: " + b"y" * 9000 + b"\r\n\r\n")
 
     assert b" 400 Bad Request\r\n" in answer
+
+
+async def test_who_takes_answers_too_slowly_is_cut_off(front: Desk) -> None:
+    """A sip each 50 ms: the kernel sees progress for ever, the gateway does not wait for it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.gateway.port, limit=1024)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+
+    async with asyncio.timeout(15):
+        await _rest(reader, pause=0.05)  # all of them would take 50 s
+
+    writer.transport.abort()
 
 
 async def test_tls_is_spoken_where_a_certificate_is_given(
