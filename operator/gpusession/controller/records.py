@@ -82,14 +82,11 @@ class RecordKeeper:
         has lost it cannot know how much of it clients have had. One that is there says itself
         whether a client has returned.
         """
-        uid, spec = session.metadata.uid, session.spec
         opening = _opening(session, status, now=self._clock())
-        made = await self._ask(lambda: self._store.open(**opening), otherwise=None)
-        if made and is_cancellable(session.status):
-            grace = regrace(spec)
-            again = Claim(RecordState.PENDING, Reason(session.status.reason), grace, None)
-            return await self.claim(uid, again) is Outcome.WON
-        return made is not None
+        if is_cancellable(session.status):
+            opening |= {"state": RecordState.PENDING, "why": session.status.reason}
+            opening["grace"] = regrace(session.spec)
+        return await self._ask(lambda: self._store.open(**opening), otherwise=None) is not None
 
     async def claim(self, uid: str, action: Claim) -> Outcome:
         """Take the right to end a silent Session; UNKNOWN proves nothing, and ends nobody."""

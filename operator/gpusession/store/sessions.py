@@ -143,6 +143,8 @@ class SessionStore:
         liveness: LivenessSpec,
         state: RecordState = RecordState.ACTIVE,
         rebuilt: bool = False,
+        why: str = "",
+        grace: timedelta = timedelta(),
     ) -> bool:
         """Make sure that the record is there and whole, and watched as `liveness` asks.
 
@@ -150,7 +152,8 @@ class SessionStore:
 
         What an existing record says stands, its beats above all: an open that comes late
         or twice takes nothing back. `lifetime` is what is left of it now; `rebuilt` says that
-        a record that is made now was lost, and tokens with it.
+        a record that is made now was lost, and tokens with it. A new one in state PENDING ends
+        for `why`, and clients have `grace` anew to call that off.
         A heartbeat that the spec changes gets a whole threshold and delay anew.
         """
         limits = (milliseconds(lifetime), milliseconds(KEEP))
@@ -159,7 +162,7 @@ class SessionStore:
         made = await self._client.run(
             "open",
             keys=[*names, keys.user(user)] if user else names,
-            args=(*whose, *limits, *_watched(liveness), int(rebuilt)),
+            args=(*whose, *limits, *_watched(liveness), int(rebuilt), why, milliseconds(grace)),
         )
         return bool(made)
 

@@ -353,8 +353,7 @@ async def test_claim_outlasts_a_pause_of_redis(own_redis: RedisServer, desk: Des
 
 
 async def test_lost_record_of_a_grace_is_pending_again(desk: Desk) -> None:
-    """The grace begins anew, and clients hear of it."""
-    await desk.watch()
+    """The grace begins anew, also at a server that has forgotten our last tick."""
     session = in_grace()
 
     assert await desk.records.open(session, session.status)

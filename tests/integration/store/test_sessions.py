@@ -36,6 +36,29 @@ async def test_open_writes_whose_the_session_is(client: RedisClient) -> None:
     assert record.state is RecordState.ACTIVE
 
 
+async def test_a_record_that_is_made_anew_in_its_grace_is_pending(client: RedisClient) -> None:
+    """At once: nobody may find it active, as if a client had come back."""
+    pending = {"state": RecordState.PENDING, "why": "Idle", "grace": timedelta(seconds=60)}
+    await open_record(client, **pending)
+    made = await read_record(client)
+    await open_record(client, **pending | {"grace": timedelta(hours=1)})
+    again = await read_record(client)
+
+    assert (made.state, made.why) == (RecordState.PENDING, "Idle")
+    assert made.until is not None
+    assert made.until - made.hb == timedelta(seconds=60)
+    assert (again.state, again.until) == (made.state, made.until)
+
+
+async def test_a_record_that_is_there_is_not_made_pending(client: RedisClient) -> None:
+    """A client has returned by then, and nothing else says so."""
+    await open_record(client)
+    await open_record(client, state=RecordState.PENDING, why="Idle", grace=timedelta(seconds=60))
+
+    record = await read_record(client)
+    assert (record.state, record.why, record.until) == (RecordState.ACTIVE, None, None)
+
+
 async def test_open_uses_the_time_of_the_server(client: RedisClient) -> None:
     """Beat and activity are the server's now, and the cap lies one lifetime later."""
     before = await server_time(client)

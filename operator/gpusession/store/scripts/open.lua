@@ -1,14 +1,15 @@
 -- Make a Session's record whole: write what is missing, change no beat, take over the spec.
 -- KEYS[1] the record  [2] the deadlines  [3] the uid under its name  [4] the user's uids, if any
 -- ARGV    uid, ns, name, user, node, state, lifetime, ms to keep the record beyond its cap,
---         initial delay, per, hbt, idt, sig, dcg, 1 if there must have been a record before
+--         initial delay, per, hbt, idt, sig, dcg, 1 if there must have been a record before,
+--         why it ends and ms in which that may be called off, both of a new record that is pending
 -- Returns 1 if there was no record, else 0.
 -- Atomic: a beat between look and write would be overwritten by an older time.
 -- include clock
 -- include record
 local created = 1 - redis.call('EXISTS', KEYS[1])
+local grace = created * ARGV[17]
 local delay, per, hbt = ARGV[9], ARGV[10], ARGV[11]
-
 local function default(field, value)
   local stored = number(redis.call('HGET', KEYS[1], field))
   if not stored then
@@ -17,7 +18,6 @@ local function default(field, value)
   end
   return stored
 end
-
 -- In the order of use: a small hash is searched from its beginning.
 redis.call('HSETNX', KEYS[1], 'state', ARGV[6])
 default('rev', 0)
@@ -26,10 +26,10 @@ redis.call('HSET', KEYS[1], 'cap', cap)
 default('hb', now)
 default('n', now)  -- never what a lost record had counted: a claim on that one must fail
 default('dc', 0)
-redis.call('HSETNX', KEYS[1], 'why', '')
+redis.call('HSETNX', KEYS[1], 'why', grace > 0 and ARGV[16] or '')
 redis.call('HSETNX', KEYS[1], 'gw', '')
 default('act', now)
-
+default('until', grace > 0 and now + grace or 0)
 -- Nobody can have kept a period that has only come with this spec: it counts from here.
 local before = redis.call('HMGET', KEYS[1], 'per', 'hbt')
 if before[1] ~= per or before[2] ~= hbt then
@@ -37,7 +37,7 @@ if before[1] ~= per or before[2] ~= hbt then
 end
 redis.call('HSET', KEYS[1], 'per', per, 'hbt', hbt, 'idt', ARGV[12], 'sig', ARGV[13], 'dcg', ARGV[14])
 default('first', now + delay + hbt)
-for _, field in ipairs({'busy', 'gpu', 'close', 'until', 'gpuseen', 'gpusince', 'doubt'}) do
+for _, field in ipairs({'busy', 'gpu', 'close', 'gpuseen', 'gpusince', 'doubt'}) do
   default(field, 0)
 end
 default('made', now)
