@@ -60,7 +60,7 @@ bench: assets ## BENCH=heartbeats|expiry|reach|steady, ROUNDS=n: measures, print
 	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 .PHONY: secrets
-secrets: ## Print the Secrets of an installation for kubectl apply; OPTIONS="--redis" and more: manifests/secrets.sh
+secrets: ## Print the Secrets of an installation; OPTIONS="--redis", or what else manifests/secrets.sh takes
 	@manifests/secrets.sh $(OPTIONS)
 
 .PHONY: image
