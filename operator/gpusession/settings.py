@@ -255,8 +255,8 @@ class GatewaySettings(ProcessSettings):
     Cut off for longer, it closes every socket, so that clients find another one."""
 
     ping_period: timedelta = timedelta(seconds=30)
-    """The longest silence before a ping: proxies cut what is silent for longer. A pong is a
-    beat, so a Session with shorter heartbeats is pinged sooner."""
+    """Between two pings; proxies cut what is silent for longer. A pong is a beat, so a client
+    of shorter heartbeats is pinged sooner where nothing is heard of it."""
 
     silence_limit: timedelta = timedelta(seconds=90)
     """Three missed pings of `ping_period`: the connection is closed, a seen disconnect."""

@@ -1,4 +1,4 @@
-"""Pings whoever has said nothing for a period, and closes those that have fallen silent."""
+"""Pings every connection, sooner where nothing is heard, and closes who has fallen silent."""
 
 import asyncio
 from datetime import timedelta
@@ -16,7 +16,8 @@ connections that came together it also pings no more at once than came in so lon
 class Rounds:
     """One task and one timer wheel for all connections.
 
-    A client that beats by itself gets no pings, whose pongs would only double its beats.
+    A client that beats by itself gets a ping each `ping_period` and no more, since pongs would
+    only double its beats.
     """
 
     def __init__(self, *, ping_period: timedelta, silence_limit: timedelta) -> None:
@@ -53,14 +54,15 @@ class Rounds:
         if now >= connection.heard_at + self._limit:
             connection.shut(CloseCode.SILENT, "nothing was heard of you")
             return
-        if now >= _ping_at(connection, period):
+        if now >= self._ping_at(connection, period):
             await connection.ping()
         self._put(connection, period)
 
     def _put(self, connection: Connection, period: float) -> None:
-        at = min(_ping_at(connection, period), connection.heard_at + self._limit)
+        at = min(self._ping_at(connection, period), connection.heard_at + self._limit)
         self._wheel.put((connection, period), at)
 
-
-def _ping_at(connection: Connection, period: float) -> float:
-    return max(connection.heard_at, connection.pinged_at) + period
+    def _ping_at(self, connection: Connection, period: float) -> float:
+        quiet_since = max(connection.heard_at, connection.pinged_at)
+        regular = connection.pinged_at + self._ping_period.total_seconds()
+        return min(quiet_since + period, regular)

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import aiohttp
 import pytest
-from tests.support.gateway_rig import Desk, Known, Socket, eventually
+from tests.support.gateway_rig import Desk, Known, Socket, StartGateway, eventually
+from tests.support.redis_server import RedisServer
 
 PING, SILENCE = 0.2, 2.0
 
@@ -29,22 +30,38 @@ async def test_a_client_that_answers_pings_stays_and_beats(front: Desk) -> None:
         assert not line.raw.closed
 
 
-async def test_a_client_that_beats_is_not_pinged(front: Desk) -> None:
-    """Its pongs would only double its beats; ten ping periods pass without one."""
+async def test_a_client_that_beats_is_pinged_in_its_time(front: Desk) -> None:
+    """By it a client knows that its gateway lives, whatever it says itself."""
     known = await front.known()
     async with front.socket(known, autoping=False) as line:
-        await eventually(lambda: _is_left_in_peace(line, PING * 10), what="no ping")
+        await eventually(lambda: _is_pinged(line, within=PING * 20), what="a ping")
 
 
-async def _is_left_in_peace(line: Socket, seconds: float) -> bool:
+async def test_a_short_heartbeat_pings_who_says_nothing_and_nobody_else(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """Pongs of a client that beats would only double its beats."""
+    desk = await start_gateway(own_redis)
+    beat = {"heartbeat_period": timedelta(seconds=0.4), "heartbeat_threshold": timedelta(seconds=9)}
+    quiet, loud = await desk.known(**beat), await desk.known(**beat)
+
+    async with desk.socket(quiet, autoping=False) as line:
+        async with asyncio.timeout(10):
+            assert (await line.raw.receive()).type is aiohttp.WSMsgType.PING
+    async with desk.socket(loud, autoping=False) as line:
+        assert not await _is_pinged(line, within=2.0)
+
+
+async def _is_pinged(line: Socket, *, within: float) -> bool:
+    """Beat all the while, and tell whether a ping comes."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
+    until = loop.time() + within
     while loop.time() < until:
         await line.say("beat")
         if (await line.raw.receive()).type is aiohttp.WSMsgType.PING:
-            return False
+            return True
         await asyncio.sleep(0.02)
-    return True
+    return False
 
 
 async def test_a_silent_client_is_closed_and_counts_as_gone(front: Desk) -> None:
