@@ -9,7 +9,7 @@ from tests.cluster.real_cluster import FOLDER, RealCluster
 from tests.support import assets
 from tests.support.processes import Process
 from tests.support.progress import progress
-from tests.support.session_api import MANIFESTS
+from tests.support.session_api import BASE, MANIFESTS
 from tests.support.toolchain import REPOSITORY
 
 SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
@@ -36,7 +36,7 @@ def redis(folder: Path) -> Process:
 def install(cluster: RealCluster, folder: Path) -> None:
     """Install from the manifests and wait until everything is ready."""
     with progress("installing the product"):
-        cluster.kubectl("apply", f"--filename={MANIFESTS / '00-namespaces.yaml'}")
+        cluster.kubectl("apply", f"--filename={BASE / '00-namespaces.yaml'}")
         url = f"redis://{_REDIS}"
         secrets = subprocess.run(
             [MANIFESTS / "secrets.sh", "--redis-url", f"{url}/0", "--state-redis-url", f"{url}/1"],

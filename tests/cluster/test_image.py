@@ -17,7 +17,7 @@ import yaml
 from tests.support import kubeconfig
 from tests.support.pki import CertificateAuthority
 from tests.support.processes import Process, free_port, wait_until
-from tests.support.session_api import MANIFESTS
+from tests.support.session_api import BASE
 from tests.support.toolchain import REPOSITORY
 
 pytestmark = [
@@ -190,7 +190,7 @@ def agent(image: Mounted, tmp_path: Path) -> Iterator[Agent]:
 
 def capabilities() -> str:
     """Read the agent's capabilities off its manifest, as setpriv names them."""
-    manifest = yaml.safe_load((MANIFESTS / "40-agent.yaml").read_text(encoding="utf-8"))
+    manifest = yaml.safe_load((BASE / "40-agent.yaml").read_text(encoding="utf-8"))
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     wanted = container["securityContext"]["capabilities"]
     assert wanted["drop"] == ["ALL"]

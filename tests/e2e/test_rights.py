@@ -20,7 +20,7 @@ from tests.support.owners_world import (
     start_workload,
 )
 from tests.support.rights import Right, granted, used
-from tests.support.session_api import GATEWAY, MANIFESTS, create
+from tests.support.session_api import BASE, GATEWAY, create
 from tests.support.session_world import World
 
 from gpusession.api.frames import TOKEN_AUDIENCE
@@ -28,7 +28,7 @@ from gpusession.api.frames import TOKEN_AUDIENCE
 pytestmark = pytest.mark.timeout(150)
 
 ACCOUNTS = {CONTROLLER_ACCOUNT, AGENT_ACCOUNT, GATEWAY}
-GRANTED = granted(MANIFESTS / "10-rbac.yaml", MANIFESTS / "11-leader-election.yaml")
+GRANTED = granted(BASE / "10-rbac.yaml", BASE / "11-leader-election.yaml")
 
 
 def end_and_go_by_the_ttl(world: World) -> None:

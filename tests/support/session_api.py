@@ -14,6 +14,7 @@ from tests.support.toolchain import REPOSITORY
 
 CRD = REPOSITORY / "crds" / "session.yaml"
 MANIFESTS = REPOSITORY / "manifests"
+BASE = MANIFESTS / "base"
 SAMPLES = MANIFESTS / "samples"
 INSTALLED = ("00-namespaces.yaml", "10-rbac.yaml", "11-leader-election.yaml", "20-admission.yaml")
 
@@ -109,7 +110,7 @@ def install(plane: ControlPlane) -> None:
         period=0.1,
     )
     for name in INSTALLED:
-        plane.kubectl("apply", "-f", MANIFESTS / name)
+        plane.kubectl("apply", "-f", BASE / name)
     plane.kubectl(
         *("create", "clusterrolebinding", "human-admin"),
         *("--clusterrole=cluster-admin", f"--user={HUMAN}"),

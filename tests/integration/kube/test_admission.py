@@ -10,11 +10,11 @@ import yaml
 from tests.support.control_plane import ControlPlane
 from tests.support.processes import wait_until
 from tests.support.session_api import (
+    BASE,
     BIND_INTENT,
     CONTROLLER,
     FINALIZER,
     HUMAN,
-    MANIFESTS,
     create,
     create_namespace,
     remove_namespace,
@@ -161,7 +161,7 @@ def test_session_from_before_the_policy_can_end(plane: ControlPlane) -> None:
     foreign = session("elder", NAMESPACE, state={"keys": ["foreign"]})
     plane.kubectl("delete", "validatingadmissionpolicybinding", "session-state-keys.gpusession.dev")
     eventually(lambda: not create(plane, foreign, check=False).returncode)
-    plane.kubectl("apply", "-f", MANIFESTS / "20-admission.yaml")
+    plane.kubectl("apply", "-f", BASE / "20-admission.yaml")
     foreign["metadata"]["name"] = "younger"
     eventually(lambda: create(plane, foreign, "--dry-run=server", check=False).returncode)
 

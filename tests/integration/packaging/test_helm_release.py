@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.control_plane import ControlPlane
 from tests.support.helm_tool import helm_tool
-from tests.support.session_api import CRD, MANIFESTS
+from tests.support.session_api import BASE, CRD
 from tests.support.toolchain import REPOSITORY
 
 RELEASE = ("gpusession", "--namespace=gpusession-system")
@@ -23,7 +23,7 @@ def plane() -> Iterator[ControlPlane]:
     """Give a control plane with the two namespaces and nothing else of ours."""
     helm_tool()
     with ControlPlane() as plane:
-        plane.kubectl("apply", "-f", MANIFESTS / "00-namespaces.yaml")
+        plane.kubectl("apply", "-f", BASE / "00-namespaces.yaml")
         yield plane
 
 

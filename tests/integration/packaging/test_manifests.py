@@ -12,8 +12,8 @@ import yaml
 from tests.support.control_plane import ControlPlane
 from tests.support.processes import wait_until
 from tests.support.session_api import (
+    BASE,
     CONTROLLER,
-    MANIFESTS,
     create,
     create_namespace,
     remove_namespace,
@@ -338,7 +338,7 @@ def test_the_controller_may_hold_one_lease(
     session_api: ControlPlane, verb: str, lease: str, *, namespace: str, may: bool
 ) -> None:
     """The Role names one Lease, in one namespace."""
-    session_api.kubectl("apply", "-f", MANIFESTS / "11-leader-election.yaml")
+    session_api.kubectl("apply", "-f", BASE / "11-leader-election.yaml")
     question = ("auth", "can-i", verb, lease, f"--namespace={namespace}", f"--as={CONTROLLER}")
 
     def answer() -> str:
