@@ -16,7 +16,8 @@ from tests.support.toolchain import REPOSITORY, c_compiler, cache_root, digest
 
 PAUSE = "localhost/pause:1"
 COREDNS = "localhost/coredns:1"
-WORKLOAD = "localhost/gpusession-workload:dev"
+WORKLOAD = "gpusession.dev/simulated-workload:1"
+"""As the samples call it, so that they run here as they are."""
 
 _HERE = Path(__file__).parent
 _CONTAINERS = _HERE / "containers"

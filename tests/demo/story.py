@@ -7,6 +7,7 @@ from tests.demo.follow import SessionFollower
 from tests.demo.outcome import Outcome
 from tests.demo.table import Screen, console, evidence_table, gibibytes
 from tests.support.operator_stack import OperatorStack
+from tests.support.placement import place_pods
 from tests.support.session_api import SAMPLES
 
 NAMESPACE = "gpu-demo"
@@ -44,6 +45,7 @@ class Story:
     def _begin(self) -> None:
         console.rule("kubectl apply -f manifests/samples/")
         self._stack.plane.kubectl("apply", "-f", SAMPLES)
+        place_pods(self._stack.plane, NAMESPACE, tuple(self._stack.nodes))
         self._seed_redis()
         self._screen.show_until(self._all_begun, timeout=60, what="six Sessions to become Active")
         self._screen.show()

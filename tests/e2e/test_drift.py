@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.support.operator_stack import OperatorStack
+from tests.support.placement import place_pods
 from tests.support.processes import wait_until
 from tests.support.session_api import SAMPLES
 from tests.support.session_world import World
@@ -55,6 +56,7 @@ def applied(stack: OperatorStack, request: pytest.FixtureRequest) -> Iterator[Ap
     for file in FILES:
         code, told = applied.kubectl("apply", file)
         assert code == 0, told
+    place_pods(stack.plane, name, tuple(stack.nodes))
     applied.wait_written()
     yield applied
     stack.plane.kubectl("delete", "namespace", name, "--wait=false")
