@@ -3,19 +3,31 @@
 up, down, status; `obstacles` says what stands against one on this machine, or nothing;
 packages and images prepare it; `load ARCHIVE` puts an image on all nodes, `kubectl ...` and
 `enter NODE ...` run a program in it, `kill NODE` and `boot NODE` are a node's power switch.
+`up` also builds the product's image and brings it to the nodes, ready to be installed.
 """
 
 import argparse
-import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
-from tests.cluster import images, packages, suitability
+from tests.cluster import images, packages, readme, suitability
 from tests.cluster.real_cluster import RealCluster
+from tests.support.image import DEBIAN, archive_of, build_image
 from tests.support.processes import ProcessFailedError
-from tests.support.toolchain import AssetMissingError
+from tests.support.toolchain import REPOSITORY, AssetMissingError
+
+_AFTER_UP = """
+The cluster is up. From this folder, as README says:
+
+{installing}
+{trying}
+Other clients reach it by `inside`, which is in that PATH too: inside helm list
+A node's power, and a shell on it: .venv/bin/python -m tests.cluster kill|boot|enter node-2
+Take it down with make cluster-down.
+"""
 
 
 def main() -> int:
@@ -33,14 +45,11 @@ def main() -> int:
 
 
 def _up(_: list[str]) -> int:
-    cluster = RealCluster()
-    cluster.up()
-    kubectl = cluster.kubectl_program
-    print(f"export KUBECONFIG={cluster.kubeconfig}")
-    print("The apiserver is reached only from inside the cluster's network:")
-    print(f"  {shlex.join([*kubectl.prefix, str(kubectl.program)])} get nodes")
-    print("  python -m tests.cluster kubectl get pods --all-namespaces")
-    print("  python -m tests.cluster enter node-1 ctr --namespace=k8s.io containers list")
+    packages.require()
+    archive = archive_of(build_image(DEBIAN), REPOSITORY / "dist" / "gpusession.tar")
+    RealCluster().up(archive)
+    lines = (textwrap.indent(block, "  ") for block in (readme.installing(), readme.trying()))
+    print(_AFTER_UP.format(installing=next(lines), trying=next(lines)), end="")
     return 0
 
 

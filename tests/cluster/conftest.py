@@ -78,14 +78,13 @@ def cluster() -> Iterator[RealCluster]:
 @pytest.fixture(scope="session")
 def product(
     cluster: RealCluster, built_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """Put image and manifests of this working tree on it; give the kustomization's folder."""
+) -> Path:
+    """Put image and manifests of this working tree on it; give a folder for an upgrade."""
     folder = tmp_path_factory.mktemp("product")
-    with installation.redis(folder):
-        with timed("putting the product on it"):
-            cluster.load_image(archive_of(built_image, folder / "gpusession.tar"))
-            installation.install(cluster, folder)
-        yield folder
+    with timed("putting the product on it"):
+        cluster.load_image(archive_of(built_image, folder / "gpusession.tar"))
+        installation.install(cluster)
+    return folder
 
 
 @pytest.fixture

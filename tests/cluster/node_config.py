@@ -37,6 +37,7 @@ state = "/run/containerd"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
+    default_runtime_name = "nvidia"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "/etc/cni/net.d"
@@ -50,7 +51,10 @@ _RUNTIME = """\
 """
 
 RUNTIMES = ("runc", "nvidia")
-"""Both are node_runtime.sh; the second shows GPUs to whoever asks by variable."""
+"""Both are node_runtime.sh; the second shows GPUs to whoever asks by variable.
+
+It is the default, as on most GPU nodes, so that the bare base finds NVML here too.
+"""
 
 
 def containerd(folder: Path) -> str:

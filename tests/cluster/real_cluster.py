@@ -2,15 +2,17 @@
 
 Only the GPUs are simulated. It needs root and Debian packages. There is one per machine, and
 it stays until taken down: by this object or, from any shell, by what its record says.
+Beside the nodes runs a Redis for whoever installs the product, and PROGRAMS has a kubectl.
 """
 
+import shlex
 import subprocess
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from tests.cluster import images, packages
+from tests.cluster import images, node_redis, packages
 from tests.cluster.network import SERVICE_RANGE, Network, address
 from tests.cluster.node import RealNode
 from tests.cluster.record import Record, end_processes
@@ -18,10 +20,13 @@ from tests.support.assets import cluster_assets, kubernetes_assets
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane_programs import Site
 from tests.support.kubectl import Kubectl
-from tests.support.processes import ProcessFailedError, tail, wait_until
+from tests.support.processes import Process, ProcessFailedError, tail, wait_until
 from tests.support.progress import progress, say
 
 FOLDER = Path("/var/lib/gpusession-cluster")
+PROGRAMS = FOLDER / "bin"
+"""To be put into the PATH of whoever works with the cluster by hand."""
+
 READY_SECONDS = 120.0
 """Ten seconds on two busy cores."""
 
@@ -37,6 +42,7 @@ class RealCluster:
         self._plane_folder = FOLDER / "control-plane"
         self.kubeconfig = self._plane_folder / "admin.kubeconfig"
         self._plane: ControlPlane | None = None
+        self._redis: Process | None = None
         self.nodes: dict[str, RealNode] = {}
         for number in (1, 2):
             node = RealNode(
@@ -59,14 +65,17 @@ class RealCluster:
         """Whether a cluster, or what is left of one, is on this machine."""
         return FOLDER.exists()
 
-    def up(self) -> None:
-        """Build what is missing and bring it up; returns when both nodes and DNS are ready."""
+    def up(self, *more_images: Path) -> None:
+        """Build what is missing and bring it up; returns when both nodes and DNS are ready.
+
+        Its own images are on the nodes then, the workload's among them, and these archives.
+        """
         packages.require()
         if self.exists:
             raise ProcessFailedError(f"{FOLDER} exists: take that cluster down first")
         kubernetes_assets()
         cluster_assets()
-        archives = images.archives()
+        archives = [*images.archives(), *more_images]
         FOLDER.mkdir(mode=0o700)
         try:
             self._bring_up(archives)
@@ -77,6 +86,8 @@ class RealCluster:
 
     def _bring_up(self, archives: Iterable[Path]) -> None:
         self._network.create()
+        self._redis = node_redis.start(FOLDER / "redis", self._network.namespace(1))
+        self._record.add_started([self._redis])
         self._plane = plane = ControlPlane(
             self._plane_folder,
             site=Site(
@@ -91,6 +102,7 @@ class RealCluster:
             plane.start()
         finally:
             self._record.add_started(plane.processes.values())
+        self._install_programs()
         with progress("booting both nodes"):
             for node in self.nodes.values():
                 node.install(plane)
@@ -106,6 +118,19 @@ class RealCluster:
                 f"--timeout={READY_SECONDS:.0f}s",
             )
 
+    def _install_programs(self) -> None:
+        """Leave a kubectl for people, and `inside` for every other client: they enter the network.
+
+        The apiserver is nowhere else, and so are the addresses of Services and Pods.
+        """
+        kubectl = self.kubectl_program
+        settings = f"KUBECONFIG={kubectl.kubeconfig} KUBECACHEDIR={kubectl.cache} KUBERC=off"
+        PROGRAMS.mkdir()
+        for name, program in {"inside": "", "kubectl": f" {kubectl.program}"}.items():
+            script = f'exec env {settings} {shlex.join(kubectl.prefix)} --{program} "$@"'
+            (PROGRAMS / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            (PROGRAMS / name).chmod(0o755)
+
     def down(self) -> None:
         """End all processes and remove every namespace, cgroup and file; harmless when down."""
         if self.exists:
@@ -118,8 +143,10 @@ class RealCluster:
                 subprocess.run(["rm", "--recursive", "--one-file-system", FOLDER], check=True)
         for node in self.nodes.values():
             node.collect()
+        if self._redis is not None:
+            self._redis.kill()  # all are dead: this buries our children
         if self._plane is not None:
-            self._plane.stop()  # all are dead: this buries our children
+            self._plane.stop()
 
     def kubectl(
         self,

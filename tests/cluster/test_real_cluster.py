@@ -233,7 +233,7 @@ def test_node_without_power_is_missed_and_comes_back(
 def test_another_shell_takes_it_down_and_nothing_is_left(cluster: RealCluster) -> None:
     """Processes, mounts, namespaces, cgroups and folders are gone by the record alone."""
     processes = list(cluster.processes())
-    assert len(processes) == 8
+    assert len(processes) == 9
 
     subprocess.run([sys.executable, "-m", "tests.cluster", "down"], cwd=REPOSITORY, check=True)
 

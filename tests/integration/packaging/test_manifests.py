@@ -14,6 +14,7 @@ from tests.support.processes import wait_until
 from tests.support.session_api import (
     BASE,
     CONTROLLER,
+    MANIFESTS,
     create,
     create_namespace,
     remove_namespace,
@@ -47,6 +48,12 @@ def one(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
+def named(an_object: Object) -> tuple[str, str, str]:
+    """Say which one it is."""
+    metadata = an_object["metadata"]
+    return an_object["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
 def workloads(objects: list[Object]) -> list[Object]:
     """Find everything that makes Pods."""
     return [o for o in objects if "template" in o.get("spec", {})]
@@ -77,6 +84,18 @@ def test_the_apiserver_takes_every_object(
 
     assert not done.returncode, done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "overlay", sorted((MANIFESTS / "overlays").iterdir()), ids=lambda o: o.name
+)
+def test_an_overlay_has_everything_of_the_base(
+    session_api: ControlPlane, kustomized: Render, overlay: Path
+) -> None:
+    """And adds its choices: it is never a copy that lags behind."""
+    rendered = list(yaml.safe_load_all(session_api.kubectl("kustomize", overlay).stdout))
+
+    assert set(map(named, kustomized())) <= set(map(named, rendered))
 
 
 @pytest.mark.parametrize(
