@@ -285,6 +285,7 @@ class World(Cluster):
                 self.found.bind = self.found.release = None
             case RecordStatus():
                 self._record(session, after)
+                self.found.claimed = None
             case DropFinalizer():
                 self._drop_finalizer(session)
             case DeletePod():

@@ -178,6 +178,7 @@ class Performer:
             await self._leader.raise_epoch(session.status.leader_epoch + 1)
         after = msgspec.structs.replace(now.after, leader_epoch=self._leader.epoch)
         self._sessions.keep(await self._writer.record_status(session.metadata, after))
+        now.findings.claimed = None  # the status has it; whoever has returned since has undone it
         if before is not after.phase:
             TRANSITIONS.labels(before or "", after.phase or "", after.reason).inc()
             log.info("phase", before=before, phase=after.phase, reason=after.reason)

@@ -31,7 +31,7 @@ from gpusession.rules.actions import (
     ScaleOwner,
     TellWouldEnd,
 )
-from gpusession.rules.observation import Owner, Unreachable
+from gpusession.rules.observation import Claimed, Outcome, Owner, Unreachable
 
 INTENT = Intent(NODE, "p-1")
 FOREIGN = "a.example/one"
@@ -139,6 +139,18 @@ async def test_status_is_known_at_once(cluster: Cluster, rig: ControllerRig) -> 
     assert known == await cluster.read_session("status")
     assert msgspec.structs.replace(known.status, leader_epoch=0) == make_status(Phase.ACTIVE)
     assert known.status.leader_epoch == rig.leader.epoch > 0
+
+
+async def test_a_claim_counts_once(cluster: Cluster, rig: ControllerRig) -> None:
+    """Else a client that returns in the same round is ended again, and again."""
+    session = await cluster.session("claimed")
+    won = Findings(claimed=Claimed(Reason.IDLE, Outcome.WON))
+
+    findings = await perform(
+        rig, RecordStatus(), session, after=make_status(Phase.ACTIVE), findings=won
+    )
+
+    assert findings.claimed is None
 
 
 async def test_an_agent_that_knows_a_later_leader_gets_a_higher_epoch(rig: ControllerRig) -> None:
