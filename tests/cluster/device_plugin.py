@@ -19,8 +19,15 @@ from tests.cluster.places import LIBRARY, STATE
 SOCKETS = Path("/var/lib/kubelet/device-plugins")
 ENDPOINT = "simulated-gpu.sock"
 
-PERIOD_SECONDS = 0.5
-"""A restarted kubelet deletes all sockets and waits for nobody: its GPUs are back this soon."""
+PERIOD_SECONDS = 0.05
+"""A restarted kubelet deletes all sockets and waits for nobody: its GPUs are back this soon.
+
+After a boot it refuses a Pod for good whose GPU is not back when it looks at it, a second or so
+after its socket is there.
+"""
+
+WAITING = SOCKETS / "simulated-gpu.waiting"
+"""There once this program can register; kubelet removes it with all else when it starts."""
 
 
 class SimulatedGpus(api_grpc.DevicePluginServicer):
@@ -86,6 +93,8 @@ def _serve_until_kubelet_restarts() -> None:
 
 def main() -> None:
     """Register with every kubelet that comes, until killed."""
+    SOCKETS.mkdir(parents=True, exist_ok=True)
+    WAITING.touch()
     while True:
         if (SOCKETS / "kubelet.sock").exists():
             with contextlib.suppress(grpc.RpcError):

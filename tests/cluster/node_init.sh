@@ -23,12 +23,16 @@ run containerd containerd --config "$NODE_DIR/etc/containerd.toml"
 until ctr version >/dev/null 2>&1; do
     sleep 0.05
 done
+rm -f /var/lib/kubelet/device-plugins/*.sock /var/lib/kubelet/device-plugins/*.waiting
+run device-plugin "$PYTHON" -m tests.cluster.device_plugin
+until [ -e /var/lib/kubelet/device-plugins/simulated-gpu.waiting ]; do
+    sleep 0.05
+done
 run kubelet "$PROGRAMS/kubelet" --config "$NODE_DIR/etc/kubelet.json" \
     --kubeconfig "$NODE_DIR/etc/kubelet.kubeconfig" \
     --hostname-override "$NODE_NAME" --node-ip "$NODE_ADDRESS" \
     --node-labels nvidia.com/gpu.present=true # as GPU feature discovery would
 run kube-proxy "$PROGRAMS/kube-proxy" --config "$NODE_DIR/etc/kube-proxy.json"
-run device-plugin "$PYTHON" -m tests.cluster.device_plugin
 
 # bash collects the orphans that a process 1 is given, as long as it waits for something.
 while :; do
