@@ -20,6 +20,9 @@ from gpusession.lifetime import first_of, stop_on_signals
 CONNECTIONS = 4
 """Kopf's own session: one watch, one page of a list, one spare for a reconnect."""
 
+LEAVE_SECONDS = 2.0
+"""For Kopf to close its connections when nothing is left to be done; it takes milliseconds."""
+
 log = structlog.get_logger()
 
 
@@ -54,9 +57,14 @@ async def watch_sessions(
         ),
         name="kopf",
     )
-    await first_of(ready, operator)
-    stop_on_signals(stop)  # in place of Kopf's own handlers, which end at once
-    await first_of(stop, operator)
+    try:
+        await first_of(ready, operator)
+        stop_on_signals(stop)  # in place of Kopf's own handlers, which end at once
+        await first_of(stop, operator)
+    except asyncio.CancelledError:  # deposed: Kopf would be left behind, its connections open
+        operator.cancel()
+        await asyncio.wait((operator,), timeout=LEAVE_SECONDS)
+        raise
     if not stop.is_set():
         await operator
         raise GpuSessionError("the watch of Sessions has ended; a restart lists anew")
