@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.cluster import installation, suitability
 from tests.cluster.diagnosis import diagnosis
+from tests.cluster.product_logs import ProductLogs
 from tests.cluster.real_cluster import RealCluster
 from tests.cluster.stage import Stage
 from tests.support.image import DEBIAN, archive_of, build_image
@@ -76,8 +77,18 @@ def cluster() -> Iterator[RealCluster]:
 
 
 @pytest.fixture(scope="session")
+def product_logs(cluster: RealCluster) -> Iterator[ProductLogs]:
+    """Give the logs of the product's Pods, from the first one on."""
+    with ProductLogs(node.folder for node in cluster.nodes.values()) as logs:
+        yield logs
+
+
+@pytest.fixture(scope="session")
 def product(
-    cluster: RealCluster, built_image: str, tmp_path_factory: pytest.TempPathFactory
+    cluster: RealCluster,
+    product_logs: ProductLogs,  # noqa: ARG001 - they begin before it
+    built_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Put image and manifests of this working tree on it; give a folder for an upgrade."""
     folder = tmp_path_factory.mktemp("product")
@@ -88,8 +99,13 @@ def product(
 
 
 @pytest.fixture
-def stage(cluster: RealCluster, product: Path) -> Iterator[Stage]:  # noqa: ARG001 - it is there
-    """Give an empty namespace; afterwards nothing of the story lives, and nothing is stuck."""
+def stage(
+    cluster: RealCluster,
+    product: Path,  # noqa: ARG001 - it is there
+    product_logs: ProductLogs,
+) -> Iterator[Stage]:
+    """Give an empty namespace; afterwards nothing of the story lives, is stuck or complains."""
     stage = Stage(cluster)
     yield stage
     stage.clear()
+    assert stage.unexpected(product_logs.faults()) == []

@@ -5,6 +5,7 @@ lives on any node, and NVML shows as much memory in use as before the first stor
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tests.cluster import outside
@@ -46,12 +47,16 @@ def pod(name: str, *arguments: str, grace: int = 30, **spec: Any) -> Object:
 
 
 def session(name: str, *, pod: str = "", **spec: Any) -> Object:
-    """Describe a Session of a Pod, which has the same name where none is given."""
+    """Describe a Session of a Pod, which has the same name where none is given.
+
+    Nobody is expected to beat for it, unless the story says so: there are gateways, and a slow
+    story would end as HeartbeatLost.
+    """
     return {
         "apiVersion": "gpusession.dev/v1alpha1",
         "kind": "Session",
         "metadata": {"name": name},
-        "spec": {"podRefs": [{"name": pod or name}], **spec},
+        "spec": {"podRefs": [{"name": pod or name}], "heartbeat": {"periodSeconds": 0}, **spec},
     }
 
 
@@ -67,6 +72,7 @@ class Stage:
     def __init__(self, cluster: RealCluster) -> None:
         self.cluster = cluster
         self.kubectl = cluster.kubectl
+        self._expected: list[str] = []
 
     def apply(self, *objects: Object, namespace: str = "default") -> None:
         """Apply objects, all at once."""
@@ -167,22 +173,38 @@ class Stage:
         return self.wait_phase(name, "Destroyed")
 
     def ends_told(self, name: str) -> int:
-        """Count the Events that tell of the end of a Session."""
+        """Count the Events that tell of the end of a Session; they outlive it, and its story."""
         about = f"--field-selector=involvedObject.kind=Session,involvedObject.name={name}"
         told = json.loads(self.kubectl("get", "events", about, "--output=json").stdout)["items"]
         return sum(event.get("count") or 1 for event in told)
 
+    def lease(self) -> Object:
+        """Read who leads the controllers, and how many reigns there were before."""
+        lease = ("get", "lease", "gpusession-controller", f"--namespace={SYSTEM}")
+        spec: Object = json.loads(self.kubectl(*lease, "--output=json").stdout)["spec"]
+        return spec
+
+    def leader(self) -> Object:
+        """Read the Pod of the leading controller."""
+        where = ("get", "pod", self.lease()["holderIdentity"], f"--namespace={SYSTEM}")
+        leader: Object = json.loads(self.kubectl(*where, "--output=json").stdout)
+        return leader
+
     def node_of_leader(self) -> str:
         """Name the node that the leading controller is on."""
-        lease = ("get", "lease", "gpusession-controller", f"--namespace={SYSTEM}")
-        leader = self.kubectl(*lease, "--output=jsonpath={.spec.holderIdentity}").stdout
-        where = ("get", "pod", leader, f"--namespace={SYSTEM}")
-        return self.kubectl(*where, "--output=jsonpath={.spec.nodeName}").stdout
+        node: str = self.leader()["spec"]["nodeName"]
+        return node
 
     def node_without_leader(self) -> str:
         """Name a node whose loss costs nobody the time that a new leader takes."""
         leaders = self.node_of_leader()
         return next(name for name in self.cluster.nodes if name != leaders)
+
+    def pods_of_product(self, node: str) -> list[str]:
+        """Name the Pods of the product on a node."""
+        where = ("--all-namespaces", f"--field-selector=spec.nodeName={node}")
+        names = self.kubectl("get", "pods", *where, "--output=jsonpath={.items[*].metadata.name}")
+        return [name for name in names.stdout.split() if name.startswith("gpusession-")]
 
     def delete(self, name: str) -> None:
         """Delete a Session; returns when it is gone."""
@@ -203,6 +225,14 @@ class Stage:
         for node in self.cluster.nodes.values():
             assert outside.holders(node) == {}
             assert outside.memory_in_use(node) == [IDLE_BYTES] * len(node.gpus)
+
+    def expect_logged(self, text: str) -> None:
+        """Let the product's logs hold error lines with this text: the story provokes them."""
+        self._expected.append(text)
+
+    def unexpected(self, faults: Iterable[str]) -> list[str]:
+        """Leave out of these lines what the story expects."""
+        return [line for line in faults if not any(text in line for text in self._expected)]
 
     @staticmethod
     def workloads() -> list[outside.Living]:

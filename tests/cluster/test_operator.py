@@ -6,6 +6,8 @@ it lives, and nothing is stuck (stage.py).
 """
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,19 @@ def test_container_that_the_kernel_kills_for_memory_ends_nothing(stage: Stage) -
     ended = stage.close("swells")
 
     assert (ended["reason"], ended["release"]["verdict"]) == ("ExplicitClose", "Freed")
+    assert outside.living(bound["podUID"]) == []
+
+
+def test_pod_that_fails_for_good_ends_its_session(stage: Stage) -> None:
+    """Nobody starts its container again, so there is nothing left to keep."""
+    bound = stage.start_pod(pod("fails", "--memory=1Gi", restartPolicy="Never"))
+
+    for process in outside.living(bound["podUID"]):
+        os.kill(process.pid, signal.SIGKILL)
+    ended = stage.wait_phase("fails", "Destroyed")
+
+    assert stage.read("pod", "fails").get("status", {}).get("phase") in {"Failed", None}
+    assert (ended["reason"], ended["release"]["verdict"]) == ("PodTerminated", "Freed")
     assert outside.living(bound["podUID"]) == []
 
 
