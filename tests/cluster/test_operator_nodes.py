@@ -1,10 +1,10 @@
 """Nodes leave: drained, without power, or rebooted; each end says what was seen of it."""
 
 import pytest
-from tests.cluster import outside
+from tests.cluster import installation, outside
 from tests.cluster.stage import Stage, condition, pod
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_drained_node_ends_its_sessions_on_evidence(stage: Stage) -> None:
@@ -22,6 +22,26 @@ def test_drained_node_ends_its_sessions_on_evidence(stage: Stage) -> None:
     assert ended["reason"] in {"PodGone", "PodTerminated"}
     assert ended["release"]["verdict"] == "Freed"
     assert outside.living(bound["podUID"]) == []
+
+
+def test_node_is_drained_as_people_type_it(stage: Stage) -> None:
+    """Leader, gateway and DNS are evicted with the Session's Pod; none of them is in the way."""
+    node = stage.node_of_leader()
+    bound = stage.start_pod(pod("evicted", "--memory=1Gi", nodeName=node))
+
+    drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force")
+    stage.kubectl(*drain, "--timeout=120s")
+    try:
+        ended = stage.wait_phase("evicted", "Destroyed")
+        left = stage.pods_of_product(node)
+    finally:
+        stage.kubectl("uncordon", node)
+
+    assert ended["reason"] in {"PodGone", "PodTerminated"}
+    assert ended["release"]["verdict"] == "Freed"
+    assert outside.living(bound["podUID"]) == []
+    assert all(name.startswith("gpusession-agent-") for name in left)
+    installation.wait_rolled_out(stage.cluster)
 
 
 def test_node_that_lost_its_power_ends_its_sessions_as_node_gone(stage: Stage) -> None:
