@@ -1,4 +1,5 @@
-# One image for every process; the argument says which to be: `controller`, `agent`.
+# One image for every process; the argument says which to be: `controller`, `gateway`, `agent`,
+# or a client's `beat`.
 #
 # `build` has uv and makes the environment, `root` takes away what no process reads, and the
 # last stage starts from nothing, so that what was taken away is in no layer either.

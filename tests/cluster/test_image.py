@@ -92,7 +92,9 @@ def test_it_starts_as_nobody_in_particular(image: Mounted) -> None:
     ("process", "user", "complaint"),
     [
         ("controller", None, "no way to log in to Kubernetes"),
+        ("gateway", None, "no way to log in to Kubernetes"),
         ("agent", "0:0", "node_name: Field required"),
+        ("beat", None, "the following arguments are required: --url"),
     ],
 )
 def test_each_process_gets_as_far_as_its_settings(
