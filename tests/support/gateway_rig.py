@@ -234,7 +234,7 @@ class Desk:
     async def reading(self, known: Known) -> AsyncIterator["Socket"]:
         """Connect a client that says nothing and reads, and so answers pings: a browser."""
         async with self.socket(known) as socket:
-            reading = asyncio.create_task(socket.raw.receive())
+            reading = asyncio.create_task(socket.read_on())
             yield socket
             reading.cancel()
             await asyncio.wait({reading})
@@ -257,6 +257,8 @@ class Socket:
     def __init__(self, raw: aiohttp.ClientWebSocketResponse[bool]) -> None:
         self.raw = raw
         self.welcome: dict[str, Any] = {}
+        self.heard: list[dict[str, Any]] = []
+        """What came while somebody read on."""
 
     async def next(self) -> dict[str, Any]:
         """Read the next frame; fails where the connection is closed instead."""
@@ -264,6 +266,19 @@ class Socket:
         assert message.type is aiohttp.WSMsgType.TEXT, message
         frame: dict[str, Any] = json.loads(message.data)
         return frame
+
+    async def read_on(self) -> None:
+        """Read until the connection ends, and keep what comes."""
+        while (message := await self.raw.receive()).type is aiohttp.WSMsgType.TEXT:
+            self.heard.append(json.loads(message.data))
+
+    async def hears(self, **said: Any) -> None:
+        """Wait until somebody who reads on has kept a frame that says so."""
+
+        async def has_come() -> bool:
+            return any(said.items() <= frame.items() for frame in self.heard)
+
+        await eventually(has_come, what=f"a frame with {said}")
 
     async def say(self, kind: str, **fields: Any) -> None:
         """Send a frame."""

@@ -99,12 +99,19 @@ class Connection:
     """An open WebSocket; `read` must run for anything to be acknowledged."""
 
     welcome: Welcome
+    """The last one: the Session's heartbeat may change while it is open."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, timing: Timing) -> None:
         self._socket = socket
         self._timing = timing
         self._asked: dict[str, deque[asyncio.Future[GatewayFrame]]] = defaultdict(deque)
         self._reason = ""
+        self._welcomed_anew = asyncio.Event()
+
+    @property
+    def period(self) -> timedelta:
+        """How far apart beats are due; zero where none are."""
+        return timedelta(seconds=self.welcome.heartbeat_seconds)
 
     async def greeted(self) -> Ending | None:
         """Wait for the welcome; None once it is here."""
@@ -124,9 +131,8 @@ class Connection:
 
     async def read(self, heard: Callable[[GatewayFrame], None]) -> Ending:
         """Hand on what the gateway says, until the connection ends."""
-        silence = self._timing.silence(timedelta(seconds=self.welcome.ping_seconds))
         try:
-            while not isinstance(frame := await self._next(silence), Ending):
+            while not isinstance(frame := await self._next(self._silence()), Ending):
                 if frame is not None:
                     self._settle(frame)
                     heard(frame)
@@ -134,6 +140,19 @@ class Connection:
         finally:
             for waiting in self._asked.values():
                 _fail(waiting, LostError("the connection ended"))
+
+    async def welcomed_anew(self, until: float | None) -> bool:
+        """Wait for another welcome, until a moment of the loop's clock; says whether one came.
+
+        For one caller, who reads `welcome` then. One that came before the call counts once.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                await self._welcomed_anew.wait()
+        except TimeoutError:
+            return False
+        self._welcomed_anew.clear()
+        return True
 
     async def ask(self, frame: ClientFrame) -> GatewayFrame:
         """Send a frame and wait for its ack; one that stays out ends the connection.
@@ -159,6 +178,9 @@ class Connection:
     async def leave(self) -> None:
         """Close the connection, in a second at most."""
         await self._socket.close()
+
+    def _silence(self) -> timedelta:
+        return self._timing.silence(timedelta(seconds=self.welcome.ping_seconds))
 
     async def _next(self, silence: timedelta) -> GatewayFrame | Ending | None:
         """Wait for the next sign of life: a frame, the end, or None for anything else."""
@@ -192,6 +214,10 @@ class Connection:
                 waiting = self._asked[frame.of]
             case NewToken():
                 waiting = self._asked["refresh"]
+            case Welcome():
+                self.welcome = frame
+                self._welcomed_anew.set()
+                return
             case Error() if frame.reason in _A_CLOSE_FOLLOWS:
                 self._reason = frame.reason
                 return

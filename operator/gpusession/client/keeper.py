@@ -110,16 +110,25 @@ class Keeper:
         return ending
 
     async def _beat(self, connection: Connection) -> None:
-        period = timedelta(seconds=connection.welcome.heartbeat_seconds)
+        loop = asyncio.get_running_loop()
         try:
             if self._standing.unproven or self._owed is not None:
                 await self._one_beat(connection)
-            while period:
-                pause = self._timing.beat_after(period, chance=self._chance())
-                await asyncio.sleep(pause.total_seconds())
+            while True:
+                await self._until_due(connection, since=loop.time())
                 await self._one_beat(connection)
         except LostError:
             return  # the reader sees the end, and tells how it came
+
+    async def _until_due(self, connection: Connection, *, since: float) -> None:
+        """Wait for a period from a moment on: the one that the last welcome tells."""
+        while await connection.welcomed_anew(until=self._due(connection.period, since)):
+            log.info("beats are due every %g s now", connection.period.total_seconds())
+
+    def _due(self, period: timedelta, since: float) -> float | None:
+        if not period:
+            return None
+        return since + self._timing.beat_after(period, chance=self._chance()).total_seconds()
 
     async def _one_beat(self, connection: Connection) -> None:
         owed = self._owed

@@ -112,6 +112,8 @@ class Standing:
                 self._restored()
             case frames.Ack() if self.unproven:
                 self._restored()  # a gateway announces an end before it acknowledges a beat
+            case frames.Welcome():
+                self.facts = frame
             case frames.Error():
                 log.warning("the gateway says %s: %s", frame.reason, frame.message)
             case _:

@@ -7,6 +7,7 @@ by TCP. Nothing that is missing closes a connection; only an answer that refuses
 import asyncio
 import itertools
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -28,6 +29,7 @@ from gpusession.api.frames import (
     Refresh,
     RefusalReason,
     Restored,
+    Welcome,
     decode_client_frame,
     encode,
 )
@@ -61,6 +63,16 @@ _numbers = itertools.count(1)
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How often a Session is to be heard."""
+
+    period: timedelta
+    """0: no heartbeat is expected."""
+    threshold: timedelta
+    """Silence that ends the Session."""
+
+
 class Connection:
     """A connection whose token was good when it came."""
 
@@ -75,6 +87,12 @@ class Connection:
     ) -> None:
         self.who = who
         self.heard_at = self.pinged_at = asyncio.get_running_loop().time()
+        self.heartbeat: Heartbeat | None = None
+        """The newest that Redis told; None before it told any."""
+        self.ping_period = 0.0
+        """Seconds of silence before a ping."""
+        self.visit_at: float | None = None
+        """When the rounds come by next; None before they do at all."""
         self.number = str(next(_numbers))
         """By which Redis tells it from every other one that this process ever has."""
         self.counted_at: str | None = None
@@ -88,6 +106,8 @@ class Connection:
         self._clients = clients
         self._close_wait = close_wait.total_seconds()
         self._is_welcome = False
+        self._welcome: Welcome | None = None
+        self._token_ends_at = 0.0
         self._told_pending = False
         self._notice: PendingDestroy | None = None
         self._is_closing = False
@@ -110,10 +130,14 @@ class Connection:
         """Whether its end says that the client has gone: it closed, broke off or fell silent."""
         return not self._is_slow and self._shut_with in (None, CloseCode.SILENT)
 
-    async def run(self, welcome: GatewayFrame) -> None:
+    async def run(self, welcome: Welcome) -> None:
         """Greet, then take frames until either side ends it."""
+        self._welcome = welcome
+        self._note_token(welcome.token_expires_in_seconds)
         await self._say(welcome)
         self._is_welcome = True
+        if self._welcome is not welcome:
+            await self._say(self._welcome)
         if self._notice is not None:
             await self.tell_pending(self._notice)
         while not self.is_shut:
@@ -146,6 +170,23 @@ class Connection:
         self.pinged_at = asyncio.get_running_loop().time()
         await self._send(b"", WSMsgType.PING)
 
+    async def tell_heartbeat(self, period: timedelta, ping: timedelta) -> None:
+        """Greet anew, with what to plan by from now on; one that is being greeted hears it next.
+
+        What is left of the token is the least: a beat may have moved its end.
+        """
+        if self._welcome is None:
+            return
+        left = self._token_ends_at - asyncio.get_running_loop().time()
+        self._welcome = msgspec.structs.replace(
+            self._welcome,
+            heartbeat_seconds=period.total_seconds(),
+            ping_seconds=ping.total_seconds(),
+            token_expires_in_seconds=max(left, 0.0),
+        )
+        if self._is_welcome:
+            await self._say(self._welcome)
+
     async def tell_pending(self, notice: PendingDestroy) -> None:
         """Tell that the Session is about to end; one that is not greeted yet learns it then."""
         if not self._is_welcome:
@@ -164,10 +205,6 @@ class Connection:
     def tell_ended(self, message: str) -> None:
         """Close for the end of the Session; for who wished it, as done."""
         self.shut(CloseCode.DONE if self._is_closing else CloseCode.ENDED, message)
-
-    def tell_revoked(self) -> None:
-        """Close for good: no token of this Session opens anything any more."""
-        self.shut(CloseCode.REVOKED, "the Session's tokens were revoked")
 
     async def settle(self, answer: Answer) -> None:
         """Act on what Redis said to a beat; close only where it refuses."""
@@ -238,7 +275,11 @@ class Connection:
         answer, token, lasts = await self._clients.refresh(self.who)
         self._clients.require(self.who, answer)
         self.who = Presented(self.who.uid, token.digest)
+        self._note_token(lasts.total_seconds())
         await self._say(NewToken(token=token.text, expires_in_seconds=lasts.total_seconds()))
+
+    def _note_token(self, lasts: float) -> None:
+        self._token_ends_at = asyncio.get_running_loop().time() + lasts
 
     async def _beat_quietly(self) -> None:
         with suppress(Retry):

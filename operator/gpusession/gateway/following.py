@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from gpusession.api.frames import CloseCode
 from gpusession.errors import StoreUnavailable
-from gpusession.gateway.connection import Connection, pending_notice
+from gpusession.gateway.connection import Connection, Heartbeat, pending_notice
 from gpusession.gateway.registry import ConnectionRegistry
+from gpusession.gateway.rounds import Rounds
 from gpusession.gateway.verified import VerifiedTokens
 from gpusession.store.events import Event, EventBus, EventKind
 from gpusession.tokens import Presented
@@ -38,11 +40,13 @@ class Following:
         *,
         registry: ConnectionRegistry,
         verified: VerifiedTokens,
+        rounds: Rounds,
         resumed: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._registry = registry
         self._verified = verified
+        self._rounds = rounds
         self._resumed = resumed
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._expected: dict[str, set[asyncio.Future[Event]]] = {}
@@ -95,7 +99,7 @@ class Following:
             case _:
                 pass
         for connection in self._registry.of(event.uid):
-            await _tell(connection, event)
+            await _tell(connection, event, self._rounds)
         if event.kind in ENDS:
             for future in self._expected.get(event.uid, ()):
                 if not future.done():
@@ -108,7 +112,7 @@ class Following:
             self._gone.popitem(last=False)
 
 
-async def _tell(connection: Connection, event: Event) -> None:
+async def _tell(connection: Connection, event: Event, rounds: Rounds) -> None:
     why = event.fields.get("why")
     match event.kind:
         case EventKind.PENDING:
@@ -118,13 +122,26 @@ async def _tell(connection: Connection, event: Event) -> None:
         case EventKind.ENDING | EventKind.GONE:
             connection.tell_ended(why or "")
         case EventKind.REVOKED:
-            connection.tell_revoked()
+            connection.shut(CloseCode.REVOKED, "the Session's tokens were revoked")
+        case EventKind.HEARTBEAT:
+            if (heartbeat := _heartbeat(event)) is not None:
+                await rounds.change(connection, heartbeat)
         case EventKind.CLOSE | EventKind.DISCONNECTED | EventKind.ROTATED:
             pass  # not for clients
 
 
+def _heartbeat(event: Event) -> Heartbeat | None:
+    period, threshold = _span(event.fields.get("per")), _span(event.fields.get("hbt"))
+    return None if period is None or threshold is None else Heartbeat(period, threshold)
+
+
 def moment(milliseconds: str | None) -> datetime | None:
     """Read a time of an event; None where it has none."""
+    since = _span(milliseconds)
+    return None if since is None else datetime.fromtimestamp(0, UTC) + since
+
+
+def _span(milliseconds: str | None) -> timedelta | None:
     if milliseconds is None or not milliseconds.isdigit():
         return None
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=int(milliseconds))
+    return timedelta(milliseconds=int(milliseconds))

@@ -127,7 +127,10 @@ class _Gateway:
         verified = VerifiedTokens(
             most=settings.verified_tokens, life=TOKEN_LIFE, monotonic=time.monotonic
         )
-        following = Following(bus, registry=registry, verified=verified, resumed=wanted.set)
+        rounds = Rounds(ping_period=settings.ping_period, silence_limit=settings.silence_limit)
+        following = Following(
+            bus, registry=registry, verified=verified, rounds=rounds, resumed=wanted.set
+        )
         coalescer = BeatCoalescer(
             store,
             gateway=lambda: lease.id,
@@ -148,7 +151,6 @@ class _Gateway:
         )
         admission = _admission(settings, rates, coalescer)
         departures = Departures(store, lease)
-        rounds = Rounds(ping_period=settings.ping_period, silence_limit=settings.silence_limit)
         return cls(
             settings=settings,
             lease=lease,
@@ -159,7 +161,12 @@ class _Gateway:
             admission=admission,
             rounds=rounds,
             recount=Recount(
-                registry, clients=clients, lease=lease, departures=departures, wanted=wanted
+                registry,
+                clients=clients,
+                lease=lease,
+                departures=departures,
+                rounds=rounds,
+                wanted=wanted,
             ),
             sockets=Sockets(
                 clients,

@@ -12,10 +12,11 @@ import structlog
 from gpusession.api.session import RecordState
 from gpusession.errors import Retry
 from gpusession.gateway.clients import Clients
-from gpusession.gateway.connection import Connection, pending_notice
+from gpusession.gateway.connection import Connection, Heartbeat, pending_notice
 from gpusession.gateway.departures import Departures
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.registry import ConnectionRegistry
+from gpusession.gateway.rounds import Rounds
 from gpusession.store.clients import Answer, Welcome
 
 PAGE = 200
@@ -37,12 +38,14 @@ class Recount:
         clients: Clients,
         lease: GatewayLease,
         departures: Departures,
+        rounds: Rounds,
         wanted: asyncio.Event,
     ) -> None:
         self._registry = registry
         self._clients = clients
         self._lease = lease
         self._departures = departures
+        self._rounds = rounds
         self._wanted = wanted
 
     async def run(self) -> None:
@@ -79,6 +82,7 @@ class Recount:
 
     async def _count(self, one: Connection) -> Answer:
         one.counted_at, one.is_count_unsure = self._lease.id, True
+        before = one.heartbeat
         try:
             answer, welcome = await self._clients.connect(one.who, one.counted_at, one.number)
             one.is_count_unsure = welcome is None
@@ -88,6 +92,8 @@ class Recount:
                 self._departures.note(one)
         if welcome is not None:
             await tell_state(one, welcome)
+            if one.heartbeat is before:  # else an event told a newer one meanwhile
+                await self._rounds.change(one, Heartbeat(welcome.per, welcome.hbt))
         return answer
 
 

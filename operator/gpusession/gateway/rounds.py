@@ -4,9 +4,8 @@ import asyncio
 from datetime import timedelta
 
 from gpusession.api.frames import CloseCode
-from gpusession.gateway.connection import Connection
+from gpusession.gateway.connection import Connection, Heartbeat
 from gpusession.gateway.wheel import TimerWheel
-from gpusession.store.clients import Welcome
 
 LONGEST_TICK = 0.1
 """Seconds by which a ping may be late: a tenth of the shortest heartbeat period. Of 20,000
@@ -25,44 +24,62 @@ class Rounds:
         self._limit = silence_limit.total_seconds()
         self._tick = min(LONGEST_TICK, ping_period.total_seconds() / 10)
         self._wheel: TimerWheel[tuple[Connection, float]] = TimerWheel(self._tick)
+        """Whom to visit, and when that was to be: another visit may have been set since."""
 
-    def period_of(self, facts: Welcome) -> timedelta:
-        """Give the longest silence before a ping: a client that only answers them must live.
+    def add(self, connection: Connection, heartbeat: Heartbeat) -> timedelta:
+        """Watch over a connection until it ends; gives the longest silence before a ping."""
+        connection.heartbeat = heartbeat
+        period = self._period_of(heartbeat)
+        connection.ping_period = period.total_seconds()
+        self._put(connection)
+        return period
 
-        Its heartbeat period, and half of what ends its Session where that is less: one beat
-        that may be missing leaves no time for a ping.
+    async def change(self, connection: Connection, heartbeat: Heartbeat) -> None:
+        """Go by another heartbeat from now on, and have the client told.
+
+        One that is not watched yet is to be added with it.
         """
-        if not facts.per:
-            return self._ping_period
-        return min(self._ping_period, facts.per, facts.hbt / 2)
-
-    def add(self, connection: Connection, period: timedelta) -> None:
-        """Watch over a connection until it ends."""
-        self._put(connection, period.total_seconds())
+        if connection.heartbeat == heartbeat:
+            return
+        connection.heartbeat = heartbeat
+        if connection.visit_at is not None:
+            await connection.tell_heartbeat(heartbeat.period, self.add(connection, heartbeat))
 
     async def run(self) -> None:
         """Go round for ever."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._tick)
-            for connection, period in self._wheel.advance(loop.time()):
-                await self._visit(connection, period, loop.time())
+            for connection, at in self._wheel.advance(loop.time()):
+                if connection.visit_at == at:
+                    await self._visit(connection, loop.time())
 
-    async def _visit(self, connection: Connection, period: float, now: float) -> None:
+    def _period_of(self, heartbeat: Heartbeat) -> timedelta:
+        """Give the longest silence before a ping: a client that only answers them must live.
+
+        Its heartbeat period, and half of what ends its Session where that is less: one beat
+        that may be missing leaves no time for a ping.
+        """
+        if not heartbeat.period:
+            return self._ping_period
+        return min(self._ping_period, heartbeat.period, heartbeat.threshold / 2)
+
+    async def _visit(self, connection: Connection, now: float) -> None:
         if connection.is_over:
             return
         if now >= connection.heard_at + self._limit:
             connection.shut(CloseCode.SILENT, "nothing was heard of you")
             return
-        if now >= self._ping_at(connection, period):
+        if now >= self._ping_at(connection):
             await connection.ping()
-        self._put(connection, period)
+        self._put(connection)
 
-    def _put(self, connection: Connection, period: float) -> None:
-        at = min(self._ping_at(connection, period), connection.heard_at + self._limit)
-        self._wheel.put((connection, period), at)
+    def _put(self, connection: Connection) -> None:
+        at = min(self._ping_at(connection), connection.heard_at + self._limit)
+        connection.visit_at = at
+        self._wheel.put((connection, at), at)
 
-    def _ping_at(self, connection: Connection, period: float) -> float:
+    def _ping_at(self, connection: Connection) -> float:
         quiet_since = max(connection.heard_at, connection.pinged_at)
         regular = connection.pinged_at + self._ping_period.total_seconds()
-        return min(quiet_since + period, regular)
+        return min(quiet_since + connection.ping_period, regular)

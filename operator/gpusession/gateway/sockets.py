@@ -29,7 +29,7 @@ from gpusession.gateway import refusals, requests
 from gpusession.gateway.admission import Admission
 from gpusession.gateway.client_api import identify
 from gpusession.gateway.clients import Clients
-from gpusession.gateway.connection import Connection
+from gpusession.gateway.connection import Connection, Heartbeat
 from gpusession.gateway.departures import Departures
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.listener import extend
@@ -179,11 +179,12 @@ class Sockets:
         self._registry.add(connection)  # first: an event that comes from now on must find it
         left = False
         try:
-            welcome = await self._count(connection)
-            ping = self._rounds.period_of(welcome)
-            self._rounds.add(connection, ping)
-            await tell_state(connection, welcome)
-            await connection.run(_welcome(who, welcome, ping))
+            facts = await self._count(connection)
+            await tell_state(connection, facts)
+            # What an event has told by now is newer, or as new events will say.
+            heartbeat = connection.heartbeat or Heartbeat(facts.per, facts.hbt)
+            ping = self._rounds.add(connection, heartbeat)
+            await connection.run(_welcome(who, facts, heartbeat, ping))
             left = connection.is_evidence and not self.is_draining
         finally:
             self._registry.remove(connection)
@@ -208,12 +209,14 @@ class _LeftEarlyError(Exception):
     """The client went before it was greeted."""
 
 
-def _welcome(who: Presented, facts: store.Welcome, ping: timedelta) -> Welcome:
+def _welcome(
+    who: Presented, facts: store.Welcome, heartbeat: Heartbeat, ping: timedelta
+) -> Welcome:
     return Welcome(
         namespace=facts.ns,
         name=facts.name,
         uid=who.uid,
-        heartbeat_seconds=facts.per.total_seconds(),
+        heartbeat_seconds=heartbeat.period.total_seconds(),
         ping_seconds=ping.total_seconds(),
         token_expires_in_seconds=facts.token_lasts.total_seconds(),
     )

@@ -43,6 +43,7 @@ class EventKind(StrEnum):
     REVOKED = "revoked"
     ROTATED = "rotated"
     GONE = "gone"
+    HEARTBEAT = "heartbeat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Event:
     kind: EventKind
     uid: str
     fields: Mapping[str, str]
-    """What the kind needs: `why`, `until` of PENDING, `why` of ENDING, `digest` of ROTATED."""
+    """What the kind needs: `why`, `until` of PENDING, `why` of ENDING, `digest` of ROTATED,
+    `per`, `hbt` of HEARTBEAT."""
 
 
 class EventBus:

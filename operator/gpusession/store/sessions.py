@@ -154,11 +154,12 @@ class SessionStore:
         or twice takes nothing back. `lifetime` is what is left of it now; `rebuilt` says that
         a record that is made now was lost, and tokens with it. A new one in state PENDING ends
         for `why`, and clients have `grace` anew to call that off.
-        A heartbeat that the spec changes gets a whole threshold and delay anew.
+        A heartbeat that the spec changes gets a whole threshold and delay anew, and the
+        gateways are told.
         """
         limits = (milliseconds(lifetime), milliseconds(KEEP))
         whose = (uid, namespace, name, user or "", node, state)
-        names = [keys.record(uid), keys.DEADLINES, keys.name(namespace, name)]
+        names = [keys.record(uid), keys.DEADLINES, keys.name(namespace, name), keys.EVENTS]
         made = await self._client.run(
             "open",
             keys=[*names, keys.user(user)] if user else names,

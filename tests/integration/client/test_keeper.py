@@ -29,6 +29,68 @@ async def test_beats_come_at_the_period_of_the_welcome(gateway: FakeGateway) -> 
     assert all(later - earlier > 0.15 for earlier, later in itertools.pairwise(times))
 
 
+WELCOME = {
+    "type": "welcome",
+    "namespace": "default",
+    "name": "chat",
+    "uid": "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+    "pingSeconds": 30.0,
+    "tokenExpiresInSeconds": 1800.0,
+}
+
+
+@pytest.mark.parametrize("before", [3600, 0], ids=["an hour", "none"])
+async def test_beats_go_by_the_last_welcome(gateway: FakeGateway, before: float) -> None:
+    """The heartbeat of a Session may change while its client is connected, and rests."""
+    gateway.rules(heartbeatSeconds=before)
+    async with connect(gateway.url, token="token-0", timing=QUICK) as session:
+        await session.connected(within=timedelta(seconds=5))
+        gateway.say(**WELCOME, heartbeatSeconds=0.2)
+        await until(lambda: gateway.count("frame", type="beat") >= 4, "four beats")
+
+        assert session.facts is not None
+        assert session.facts.heartbeat_seconds == 0.2
+    assert gateway.count("connect") == 1
+
+
+async def test_beats_end_where_none_are_expected_any_more(gateway: FakeGateway) -> None:
+    """And the connection stays."""
+    async with connect(gateway.url, token="token-0", timing=QUICK) as session:
+        await until(lambda: gateway.count("frame", type="beat") >= 2, "two beats")
+        gateway.say(**WELCOME, heartbeatSeconds=0)
+        await until(lambda: session.facts and not session.facts.heartbeat_seconds, "the news")
+        await session.activity()  # a beat that was on its way has come by its ack
+        beats = gateway.count("frame", type="beat")
+        await asyncio.sleep(1)
+
+    assert gateway.count("frame", type="beat") == beats
+    assert gateway.count("connect") == 1
+
+
+async def test_welcomes_without_end_keep_no_beat_back(gateway: FakeGateway) -> None:
+    """The period counts from the last beat, not from the last welcome."""
+    gateway.rules(heartbeatSeconds=1)
+    async with connect(gateway.url, token="token-0", timing=QUICK) as session:
+        await session.connected(within=timedelta(seconds=5))
+
+        async def has_beaten() -> None:
+            while not gateway.count("frame", type="beat"):
+                gateway.say(**WELCOME, heartbeatSeconds=1)
+                await asyncio.sleep(0.2)
+
+        await asyncio.wait_for(has_beaten(), 10)
+
+
+async def test_silence_goes_by_the_last_welcome(gateway: FakeGateway) -> None:
+    """Three pings of the new period, and not of the old one."""
+    gateway.rules(heartbeatSeconds=0, pingSeconds=3600, silent=True)
+    async with connect(gateway.url, token="token-0", timing=QUICK) as session:
+        await session.connected(within=timedelta(seconds=5))
+        gateway.say(**WELCOME | {"pingSeconds": 0.2}, heartbeatSeconds=0)
+
+        await until(lambda: gateway.count("connect") == 2, "a second connection")
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1009, 1011, 1012, 1013, 4400, 4408])
 async def test_client_comes_back_after_a_close(gateway: FakeGateway, code: int) -> None:
     """Whatever is not about the Session or its token is worth another try."""

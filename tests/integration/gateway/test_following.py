@@ -65,6 +65,37 @@ async def test_an_end_closes_the_connection(front: Desk, how: str) -> None:
         assert await line.closed() == 4410
 
 
+async def test_a_heartbeat_that_changes_is_told_in_a_second_welcome(front: Desk) -> None:
+    """Once, with all that a client plans by; who comes later gets it in the first."""
+    known = await front.known()
+    changed = {
+        "heartbeat_period": timedelta(seconds=5),
+        "heartbeat_threshold": timedelta(seconds=9),
+    }
+    async with front.socket(known) as line:
+        for _ in range(2):
+            await front.reopen(known, **changed)
+        told = await line.next()
+
+        assert (await line.ask("beat"))["type"] == "ack"
+    expires = told.pop("tokenExpiresInSeconds")
+    assert expires == pytest.approx(line.welcome.pop("tokenExpiresInSeconds"), abs=15)
+    assert told == line.welcome | {"heartbeatSeconds": 5, "pingSeconds": 4.5}
+    async with front.socket(known) as later:
+        assert later.welcome["heartbeatSeconds"] == 5
+
+
+async def test_a_heartbeat_that_nobody_understands_changes_nothing(front: Desk) -> None:
+    """A damaged event costs no connection."""
+    known = await front.known()
+    async with front.socket(known) as line:
+        for fields in ({}, {"per": "5000"}, {"per": "-1", "hbt": "soon"}):
+            await EventBus(front.redis).publish(EventKind.HEARTBEAT, known.uid, **fields)
+        await front.pending(known, "Idle")
+
+        assert (await line.next())["type"] == "pendingDestroy"
+
+
 async def test_a_revocation_closes_every_connection_of_the_session(front: Desk) -> None:
     """4409, within a second, whatever token each came with."""
     known, other = await front.known(), await front.known()

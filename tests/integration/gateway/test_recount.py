@@ -35,6 +35,21 @@ async def test_an_emptied_redis_costs_no_client_its_connection_or_token(
     assert (await front.call("POST", "/v1/heartbeat", other)).status == 200
 
 
+async def test_a_heartbeat_that_changed_while_its_record_was_lost_is_told(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """A record that is made anew changes nothing, so no event says it."""
+    front = await start_gateway(own_redis, **SHORT)
+    known = await front.known()
+    async with front.socket(known) as line:
+        await front.redis.call("FLUSHALL")
+        await front.reopen(known, heartbeat_period=timedelta(seconds=5))
+
+        told = await line.next()
+        assert (told["type"], told["heartbeatSeconds"]) == ("welcome", 5)
+        await eventually(lambda: _is_counted(front, known), what="the count")
+
+
 async def test_a_redis_that_comes_back_empty_is_the_same(
     own_redis: RedisServer, start_gateway: StartGateway
 ) -> None:

@@ -10,6 +10,11 @@ from tests.support.redis_server import RedisServer
 
 PING, SILENCE = 0.2, 2.0
 
+SHORT = {
+    "heartbeat_period": timedelta(seconds=0.2),
+    "heartbeat_threshold": timedelta(seconds=9),
+}
+
 
 @pytest.fixture(scope="module")
 def module_settings() -> dict[str, object]:
@@ -50,6 +55,40 @@ async def test_a_short_heartbeat_pings_who_says_nothing_and_nobody_else(
             assert (await line.raw.receive()).type is aiohttp.WSMsgType.PING
     async with desk.socket(loud, autoping=False) as line:
         assert not await _is_pinged(line, within=2.0)
+
+
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "and back, and again"])
+async def test_a_heartbeat_that_becomes_short_pings_who_only_answers_in_time(
+    own_redis: RedisServer, start_gateway: StartGateway, times: int
+) -> None:
+    """It came with 30 s x 3: by that its first ping is far away."""
+    desk = await start_gateway(own_redis)
+    known = await desk.known()
+    async with desk.reading(known) as line:
+        for long in (False, True, False)[:times]:
+            await desk.reopen(known, **({} if long else SHORT))
+
+        await eventually(lambda: desk.has_beaten(known, 5), what="five beats")
+        assert not line.raw.closed
+
+
+async def test_a_heartbeat_that_becomes_long_pings_no_more_than_it_needs(
+    own_redis: RedisServer, start_gateway: StartGateway
+) -> None:
+    """What was set for the short one is forgotten."""
+    desk = await start_gateway(own_redis)
+    known = await desk.known(**SHORT)
+    async with desk.reading(known) as line:
+        await eventually(lambda: desk.has_beaten(known, 2), what="two beats")
+        await desk.reopen(known)
+        await line.hears(type="welcome", pingSeconds=30)
+        await line.say("beat")
+        await line.hears(of="beat")  # no pong from before is on its way any more
+        beaten = await desk.signs(known)
+        await asyncio.sleep(1.0)
+
+        assert await desk.signs(known) == beaten
+        assert not line.raw.closed
 
 
 async def _is_pinged(line: Socket, *, within: float) -> bool:

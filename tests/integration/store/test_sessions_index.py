@@ -9,6 +9,7 @@ from tests.support.records import (
     bend,
     liveness,
     moment,
+    news,
     now_ms,
     open_record,
     read_record,
@@ -19,6 +20,7 @@ from gpusession.api.session import RecordState
 from gpusession.store import keys
 from gpusession.store.client import RedisClient
 from gpusession.store.clients import ClientStore
+from gpusession.store.events import EventBus, EventKind
 from gpusession.store.sessions import PAGE, SessionStore
 
 DAYS = timedelta(days=3)
@@ -153,6 +155,38 @@ async def test_changed_heartbeat_begins_with_a_whole_threshold(
     grace = changed.initial_delay + changed.heartbeat_threshold
     first = (await read_record(client)).first
     assert abs(first - moment(await now_ms(client)) - grace) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"heartbeat_period": timedelta(seconds=5)}, {"per": "5000", "hbt": "90000"}),
+        ({"heartbeat_threshold": timedelta(seconds=40)}, {"per": "30000", "hbt": "40000"}),
+    ],
+    ids=["period", "threshold"],
+)
+async def test_changed_heartbeat_is_told_once(
+    client: RedisClient, changed: dict[str, timedelta], told: dict[str, str]
+) -> None:
+    """A client that nobody tells would keep the old one, and be lost by the new."""
+    await open_record(client)
+    before = await EventBus(client).newest()
+
+    for _ in range(2):
+        await open_record(client, liveness=liveness(**changed))
+
+    event = await anext(EventBus(client).follow(before))
+    assert (event.kind, event.uid, event.fields) == (EventKind.HEARTBEAT, UID, told)
+    assert await EventBus(client).newest() == event.id
+
+
+async def test_heartbeat_that_is_new_or_the_same_is_told_nobody(client: RedisClient) -> None:
+    """Not when a record is made, by a repeated open, or for a delay that counts by itself."""
+    await open_record(client)
+    await open_record(client)
+    await open_record(client, liveness=liveness(initial_delay=timedelta(seconds=5)))
+
+    assert await news(client) == []
 
 
 async def test_record_may_be_rebuilt_in_a_later_state(client: RedisClient) -> None:

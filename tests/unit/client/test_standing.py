@@ -29,6 +29,24 @@ async def test_announced_end_is_known_until_it_is_cancelled(standing: Standing) 
     assert standing.pending is None
 
 
+async def test_last_welcome_counts(standing: Standing) -> None:
+    """Pauses between two connections go by the heartbeat as it is now."""
+    for seconds in (30.0, 5.0):
+        standing.heard(
+            frames.Welcome(
+                namespace="ns",
+                name="chat",
+                uid="u",
+                heartbeat_seconds=seconds,
+                ping_seconds=seconds,
+                token_expires_in_seconds=1800.0,
+            )
+        )
+
+    assert standing.facts is not None
+    assert standing.facts.heartbeat_seconds == 5
+
+
 async def test_events_begin_with_how_it_stands(standing: Standing) -> None:
     """Who listens late misses nothing that still holds."""
     standing.heard(ANNOUNCED)

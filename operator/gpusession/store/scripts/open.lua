@@ -1,5 +1,5 @@
 -- Make a Session's record whole: write what is missing, change no beat, take over the spec.
--- KEYS[1] the record  [2] the deadlines  [3] the uid under its name  [4] the user's uids, if any
+-- KEYS[1] the record  [2] the deadlines  [3] its name's uid  [4] the events  [5] its user's, if any
 -- ARGV    uid, ns, name, user, node, state, lifetime, ms to keep the record beyond its cap,
 --         initial delay, per, hbt, idt, sig, dcg, 1 if there must have been a record before,
 --         why it ends and ms in which that may be called off, both of a new record that is pending
@@ -7,6 +7,8 @@
 -- Atomic: a beat between look and write would be overwritten by an older time.
 -- include clock
 -- include record
+-- include events
+-- include index
 local created = 1 - redis.call('EXISTS', KEYS[1])
 local grace = created * ARGV[17]
 local delay, per, hbt = ARGV[9], ARGV[10], ARGV[11]
@@ -34,6 +36,7 @@ default('until', grace > 0 and now + grace or 0)
 local before = redis.call('HMGET', KEYS[1], 'per', 'hbt')
 if before[1] ~= per or before[2] ~= hbt then
   redis.call('HSET', KEYS[1], 'first', now + delay + hbt)
+  if created == 0 then emit(KEYS[4], 'heartbeat', ARGV[1], 'per', per, 'hbt', hbt) end
 end
 redis.call('HSET', KEYS[1], 'per', per, 'hbt', hbt, 'idt', ARGV[12], 'sig', ARGV[13], 'dcg', ARGV[14])
 default('first', now + delay + hbt)
@@ -48,13 +51,8 @@ end
 local ends = cap + ARGV[8]
 redis.call('PEXPIREAT', KEYS[1], ends)
 redis.call('ZADD', KEYS[2], 'LT', now, ARGV[1])
-local namesake = redis.call('GET', KEYS[3])
-if created == 1 or not namesake or namesake == ARGV[1] then
-  redis.call('SET', KEYS[3], ARGV[1], 'PXAT', ends)
-end
-if KEYS[4] and redis.call('HGET', KEYS[1], 'user') == ARGV[4] then
-  redis.call('SADD', KEYS[4], ARGV[1])
-  redis.call('PEXPIREAT', KEYS[4], ends, 'NX')
-  redis.call('PEXPIREAT', KEYS[4], ends, 'GT')
+enter_name(KEYS[3], ARGV[1], ends, created == 1)
+if KEYS[5] and redis.call('HGET', KEYS[1], 'user') == ARGV[4] then
+  enter_user(KEYS[5], ARGV[1], ends)
 end
 return created
