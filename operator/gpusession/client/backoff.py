@@ -18,7 +18,12 @@ class Timing:
     """How long to look for a first connection, and to repeat a one-shot call."""
 
     ack_timeout: timedelta = timedelta(seconds=10)
-    """A frame that is not acknowledged for so long means that the connection is dead."""
+    """A frame that is not acknowledged for so long means that the connection is dead; after a
+    heartbeat period already where beats are due, so that one that is lost can be made good."""
+
+    least_ack_timeout: timedelta = timedelta(seconds=3)
+    """Not sooner than this for the sake of short beats: a gateway that waits for Redis says
+    after 2 s that it waits in vain, and is a living one."""
 
     dial_timeout: timedelta = timedelta(seconds=10)
     """For TCP, TLS, upgrade and welcome; also for one HTTP call."""
@@ -48,6 +53,12 @@ class Timing:
 
     file_patience: timedelta = timedelta(seconds=90)
     """How long a refused token file may take to change; kubelet updates one within 60 s."""
+
+    def ack_within(self, period: timedelta) -> timedelta:
+        """Say how long a frame may wait for its ack; `period` is that of the beats, or zero."""
+        if not period:
+            return self.ack_timeout
+        return min(self.ack_timeout, max(self.least_ack_timeout, period))
 
     def silence(self, ping: timedelta) -> timedelta:
         """Say for how long nothing may be heard of a gateway that pings after so long."""

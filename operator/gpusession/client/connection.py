@@ -165,7 +165,7 @@ class Connection:
         answer: asyncio.Future[GatewayFrame] = asyncio.get_running_loop().create_future()
         self._asked[kind].append(answer)
         try:
-            async with asyncio.timeout(self._timing.ack_timeout.total_seconds()):
+            async with asyncio.timeout(self._timing.ack_within(self.period).total_seconds()):
                 await self._socket.send_str(encode(frame).decode())
                 return await answer
         except (TimeoutError, aiohttp.ClientError, OSError) as error:

@@ -163,9 +163,10 @@ async def test_pings_alone_keep_a_connection(gateway: FakeGateway) -> None:
 
 
 async def test_beat_without_an_ack_ends_a_connection(gateway: FakeGateway) -> None:
-    """A gateway that takes beats and records none is of no use."""
+    """A gateway that takes beats and records none is of no use, the sooner for short beats."""
     gateway.rules(unacknowledged=["beat"])
-    async with connect(gateway.url, token="token-0", timing=QUICK):
+    timing = replace(QUICK, ack_timeout=timedelta(hours=1), least_ack_timeout=timedelta(seconds=1))
+    async with connect(gateway.url, token="token-0", timing=timing):
         await until(lambda: gateway.count("connect") == 2, "a second connection")
 
     assert gateway.count("frame", type="beat") >= 1

@@ -39,6 +39,19 @@ def test_a_gateway_may_be_silent_for_three_pings_and_for_10_s_at_least(
     assert Timing().silence(timedelta(seconds=ping)) == timedelta(seconds=silence)
 
 
+@pytest.mark.parametrize(("period", "ack"), [(0, 10), (30, 10), (10, 10), (5, 5), (3, 3), (1, 3)])
+def test_an_ack_is_waited_for_no_longer_than_a_heartbeat_period(period: int, ack: int) -> None:
+    """A beat that is lost on a dead path can be made good before the threshold is over."""
+    assert Timing().ack_within(timedelta(seconds=period)) == timedelta(seconds=ack)
+
+
+def test_an_ack_is_waited_for_no_longer_than_asked() -> None:
+    """Whoever sets less gets less, whatever the period is."""
+    timing = Timing(ack_timeout=timedelta(seconds=1))
+
+    assert timing.ack_within(timedelta(seconds=30)) == timedelta(seconds=1)
+
+
 def test_chance_reaches_from_nothing_to_the_ceiling() -> None:
     """Full jitter: clients that were cut off together do not come back together."""
     assert _pauses(3, chance=0.0) == [0.0, 0.0, 0.0]
