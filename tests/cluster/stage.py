@@ -179,10 +179,13 @@ class Stage:
         return sum(event.get("count") or 1 for event in told)
 
     def lease(self) -> Object:
-        """Read who leads the controllers, and how many reigns there were before."""
+        """Read who leads the controllers, and how many reigns there were before.
+
+        The apiserver leaves out an empty name, of a Lease that was given back, and a count of 0.
+        """
         lease = ("get", "lease", "gpusession-controller", f"--namespace={SYSTEM}")
         spec: Object = json.loads(self.kubectl(*lease, "--output=json").stdout)["spec"]
-        return spec
+        return {"holderIdentity": "", "leaseTransitions": 0} | spec
 
     def leader(self) -> Object:
         """Read the Pod of the leading controller."""

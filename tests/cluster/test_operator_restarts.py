@@ -113,8 +113,7 @@ def next_reign(
 
     def begun() -> bool:
         now = stage.lease()
-        given_back = not now.get("holderIdentity")
-        return not given_back and now["leaseTransitions"] > before["leaseTransitions"]
+        return bool(now["holderIdentity"]) and now["leaseTransitions"] > before["leaseTransitions"]
 
     wait_until(begun, timeout=120, what="the next reign", period=PERIOD)
     after = stage.lease()
