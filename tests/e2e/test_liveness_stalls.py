@@ -4,6 +4,7 @@ Nothing is turned down to fit: a gateway's lease is 10 s and a gap in the watch 
 Sessions here end after 3 s of silence, or half a second after a disconnect.
 """
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -67,6 +68,22 @@ def test_a_redis_that_stands_still_for_less_than_a_gap_ends_nobody(crowd: Crowd)
     crowd.wait_heard()
     time.sleep(4)
     crowd.assert_alive()
+
+
+def test_a_heartbeat_that_becomes_short_ends_no_living_session(crowd: Crowd) -> None:
+    """Its client came with 30 s; it is told, and beats each second from then on."""
+    world = crowd.world
+    slow = {"heartbeat": {"periodSeconds": 30, "failureThreshold": 3, "initialDelaySeconds": 1}}
+    client = world.start_with_client("hurried", **slow, **NEVER_IDLE)
+    before = int(world.record("hurried")["n"])
+    quick = json.dumps({"spec": world.beats(delay=1)})
+
+    world.kubectl("patch", "session", "hurried", "--type=merge", f"--patch={quick}")
+
+    # Four seconds are deadly without a beat, and half a minute brought one before.
+    world.wait(lambda: int(world.record("hurried")["n"]) >= before + 10, "ten beats")
+    assert world.status("hurried")["phase"] == "Active"
+    assert client.running
 
 
 def test_silence_and_a_disconnect_still_end_their_sessions(crowd: Crowd) -> None:
