@@ -52,8 +52,8 @@ test-assets: assets ## What the tests need beside: Helm and kstatus, built once 
 	@$(BIN)/python -m tests.support.kstatus_tool
 
 .PHONY: test-integration
-test-integration: test-assets ## Real apiserver, Redis and Valkey, processes, pynvml over the simulator
-	@$(BIN)/pytest tests/integration tests/e2e
+test-integration: test-assets ## Real apiserver, Redis, processes, simulated NVML; JOBS=n modules side by side
+	@$(BIN)/pytest $(if $(JOBS),-n $(JOBS) --dist loadfile tests/e2e tests/integration,tests/integration tests/e2e)
 
 .PHONY: bench
 bench: assets ## BENCH=heartbeats|expiry|reach|steady, ROUNDS=n: measures, prints a table; JSON is named on the last line

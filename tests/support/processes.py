@@ -65,10 +65,13 @@ def free_port() -> int:
     """Pick a loopback TCP port that nobody listens on right now.
 
     It lies below the ephemeral range where there is room: a client that retries against a
-    closed ephemeral port can be given that very port and connect to itself.
+    closed ephemeral port can be given that very port and connect to itself. Test runs side by
+    side (pytest-xdist) pick from ports of their own: what one has picked is not bound yet.
     """
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
-    candidates = range(20000, low)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    candidates = range(20000 + int(worker), low, workers)
     for port in [*random.sample(candidates, k=min(20, len(candidates))), 0]:
         with socket.socket() as listener:
             try:

@@ -42,6 +42,7 @@ async def test_a_client_that_beats_is_pinged_in_its_time(front: Desk) -> None:
         await eventually(lambda: _is_pinged(line, within=PING * 20), what="a ping")
 
 
+@pytest.mark.timeout(60)  # it starts a gateway of its own
 async def test_a_short_heartbeat_pings_who_says_nothing_and_nobody_else(
     own_redis: RedisServer, start_gateway: StartGateway
 ) -> None:
