@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.client_rig import QUICK, until
 from tests.support.gateway_rig import NAMESPACE, Desk, Known, eventually
+from tests.support.records import watch
 from tests.support.redis_server import RedisServer
 
 from gpusession.api.frames import NewToken, Refresh
@@ -139,6 +140,7 @@ async def _ending(front: Desk, known: Known) -> None:
 
 
 async def _emptied(front: Desk, known: Known) -> None:
+    await watch(front.redis)  # the controller knows this server, which has lost nothing lately
     await front.redis.call("DEL", f"gs:t:{known.uid}")
 
 

@@ -86,7 +86,8 @@ def test_another_folder_of_kubelet_has_a_value_and_a_patch(
 ) -> None:
     """The patch that docs/install.md shows does what the chart's value does, and it alone."""
     page = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    patches = re.findall(r"^```yaml\n(patches:\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (shown,) = [patch for patch in patches if "pod-resources" in patch]
     agent = "DaemonSet gpusession-agents/gpusession-agent"
 
     chart = by_name(charted("--set=agent.kubeletDir=/var/lib/k0s/kubelet"))[agent]

@@ -307,7 +307,8 @@ def test_readme_puts_agents_on_gpu_nodes_alone(session_api: ControlPlane, tmp_pa
 def test_the_patch_for_driver_upgrades_fits(session_api: ControlPlane, tmp_path: Path) -> None:
     """docs/install.md: agents by the label with which NVIDIA's operator sends clients away."""
     text = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
-    (patches,) = re.findall(r"```yaml\n(patches:\n.*?)```", text, re.DOTALL)
+    shown = re.findall(r"```yaml\n(patches:\n.*?)```", text, re.DOTALL)
+    (patches,) = [patch for patch in shown if "gpu.deploy.client" in patch]
     for name in ("manifests", "crds"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     overlay = tmp_path / "my-cluster"

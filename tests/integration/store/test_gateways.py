@@ -64,7 +64,7 @@ async def test_a_gateway_that_is_gone_is_waited_for_no_longer(
     await gateways.announce("a", LEASE)
     await ClientStore(client).beats([(UID, TOKEN)], "a")
     if how != "leaves":
-        await ClientStore(client).connect(UID, TOKEN, "a")
+        await ClientStore(client).connect(UID, TOKEN, "a", "1")
     if how == "lapses":
         await client.call("ZADD", keys.GATEWAYS, 5, "a")
         await gateways.lapse("a")
