@@ -68,10 +68,7 @@ async def test_a_pod_that_may_be_restarted_is_left_alone(rig: AgentRig) -> None:
     await rig.binder.bind(rig.bind_request(pod))
     await rig.releaser.release(rig.order(pod))
 
-    again = rig.restart(pod)
-
-    await asyncio.sleep(0.5)
-    assert not again.shim.has_exited
+    assert await _is_left_alone(rig, pod)
 
 
 async def test_who_only_verified_ends_nobody_afterwards(rig: AgentRig) -> None:
@@ -84,10 +81,7 @@ async def test_who_only_verified_ends_nobody_afterwards(rig: AgentRig) -> None:
     report = await rig.releaser.release(rig.order(pod, mode=Mode.VERIFY))
     assert report.verdict is Verdict.FREED
 
-    again = rig.restart(pod)
-
-    await asyncio.sleep(0.5)
-    assert not again.shim.has_exited
+    assert await _is_left_alone(rig, pod)
     row = await rig.ledger.find("session-1")
     assert row is not None
     assert row.state is RowState.DONE
@@ -98,10 +92,7 @@ async def test_a_pod_that_withdraws_its_consent_is_left_alone(rig: AgentRig) -> 
     pod = await released(rig)
     _say(rig, pod, use="nobody", **ENDING)
 
-    again = rig.restart(pod)
-
-    await asyncio.sleep(0.5)
-    assert not again.shim.has_exited
+    assert await _is_left_alone(rig, pod)
 
 
 async def test_after_its_time_nobody_looks(rig: AgentRig) -> None:
@@ -110,10 +101,7 @@ async def test_after_its_time_nobody_looks(rig: AgentRig) -> None:
     pod = await released(rig)
     await until(lambda: not _watchers(), what="the end of the watch")
 
-    again = rig.restart(pod)
-
-    await asyncio.sleep(0.5)
-    assert not again.shim.has_exited
+    assert await _is_left_alone(rig, pod)
 
 
 async def test_a_pod_without_a_cgroup_is_watched_no_longer(rig: AgentRig) -> None:
@@ -135,6 +123,13 @@ async def test_an_agent_that_stops_watches_no_more(rig: AgentRig) -> None:
     await rig.releaser.drain(within=timedelta(seconds=1))
 
     assert not _watchers()
+
+
+async def _is_left_alone(rig: AgentRig, pod: RunningPod) -> bool:
+    """Tell whether a container that comes back now is still there after several looks."""
+    again = rig.restart(pod)
+    await asyncio.sleep(0.5)
+    return not again.shim.has_exited
 
 
 def _watchers() -> list[str]:
