@@ -7,7 +7,6 @@ by TCP. Nothing that is missing closes a connection; only an answer that refuses
 import asyncio
 import itertools
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -63,16 +62,6 @@ _numbers = itertools.count(1)
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """How often a Session is to be heard."""
-
-    period: timedelta
-    """0: no heartbeat is expected."""
-    threshold: timedelta
-    """Silence that ends the Session."""
-
-
 class Connection:
     """A connection whose token was good when it came."""
 
@@ -87,8 +76,8 @@ class Connection:
     ) -> None:
         self.who = who
         self.heard_at = self.pinged_at = asyncio.get_running_loop().time()
-        self.heartbeat: Heartbeat | None = None
-        """The newest that Redis told; None before it told any."""
+        self.heartbeat_period: timedelta | None = None
+        """The newest that Redis told, 0 if none is expected; None before it told any."""
         self.ping_period = 0.0
         """Seconds of silence before a ping."""
         self.visit_at: float | None = None

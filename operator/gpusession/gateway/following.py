@@ -14,7 +14,7 @@ import structlog
 
 from gpusession.api.frames import CloseCode
 from gpusession.errors import StoreUnavailable
-from gpusession.gateway.connection import Connection, Heartbeat, pending_notice
+from gpusession.gateway.connection import Connection, pending_notice
 from gpusession.gateway.registry import ConnectionRegistry
 from gpusession.gateway.rounds import Rounds
 from gpusession.gateway.verified import VerifiedTokens
@@ -124,15 +124,10 @@ async def _tell(connection: Connection, event: Event, rounds: Rounds) -> None:
         case EventKind.REVOKED:
             connection.shut(CloseCode.REVOKED, "the Session's tokens were revoked")
         case EventKind.HEARTBEAT:
-            if (heartbeat := _heartbeat(event)) is not None:
-                await rounds.change(connection, heartbeat)
+            if (period := _span(event.fields.get("per"))) is not None:
+                await rounds.change(connection, period)
         case EventKind.CLOSE | EventKind.DISCONNECTED | EventKind.ROTATED:
             pass  # not for clients
-
-
-def _heartbeat(event: Event) -> Heartbeat | None:
-    period, threshold = _span(event.fields.get("per")), _span(event.fields.get("hbt"))
-    return None if period is None or threshold is None else Heartbeat(period, threshold)
 
 
 def moment(milliseconds: str | None) -> datetime | None:

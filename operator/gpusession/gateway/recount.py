@@ -12,7 +12,7 @@ import structlog
 from gpusession.api.session import RecordState
 from gpusession.errors import Retry
 from gpusession.gateway.clients import Clients
-from gpusession.gateway.connection import Connection, Heartbeat, pending_notice
+from gpusession.gateway.connection import Connection, pending_notice
 from gpusession.gateway.departures import Departures
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.registry import ConnectionRegistry
@@ -82,7 +82,7 @@ class Recount:
 
     async def _count(self, one: Connection) -> Answer:
         one.counted_at, one.is_count_unsure = self._lease.id, True
-        before = one.heartbeat
+        before = one.heartbeat_period
         try:
             answer, welcome = await self._clients.connect(one.who, one.counted_at, one.number)
             one.is_count_unsure = welcome is None
@@ -92,8 +92,8 @@ class Recount:
                 self._departures.note(one)
         if welcome is not None:
             await tell_state(one, welcome)
-            if one.heartbeat is before:  # else an event told a newer one meanwhile
-                await self._rounds.change(one, Heartbeat(welcome.per, welcome.hbt))
+            if one.heartbeat_period is before:  # else an event told a newer one meanwhile
+                await self._rounds.change(one, welcome.per)
         return answer
 
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from gpusession.api.frames import CloseCode
-from gpusession.gateway.connection import Connection, Heartbeat
+from gpusession.gateway.connection import Connection
 from gpusession.gateway.wheel import TimerWheel
 
 LONGEST_TICK = 0.1
@@ -26,24 +26,29 @@ class Rounds:
         self._wheel: TimerWheel[tuple[Connection, float]] = TimerWheel(self._tick)
         """Whom to visit, and when that was to be: another visit may have been set since."""
 
-    def add(self, connection: Connection, heartbeat: Heartbeat) -> timedelta:
-        """Watch over a connection until it ends; gives the longest silence before a ping."""
-        connection.heartbeat = heartbeat
-        period = self._period_of(heartbeat)
-        connection.ping_period = period.total_seconds()
-        self._put(connection)
-        return period
+    def add(self, connection: Connection, heartbeat_period: timedelta) -> timedelta:
+        """Watch over a connection until it ends; gives the longest silence before a ping.
 
-    async def change(self, connection: Connection, heartbeat: Heartbeat) -> None:
+        That is the heartbeat period at most, where one is expected (not 0): a client that only
+        answers pings must live.
+        """
+        connection.heartbeat_period = heartbeat_period
+        ping = min(self._ping_period, heartbeat_period or self._ping_period)
+        connection.ping_period = ping.total_seconds()
+        self._put(connection)
+        return ping
+
+    async def change(self, connection: Connection, heartbeat_period: timedelta) -> None:
         """Go by another heartbeat from now on, and have the client told.
 
         One that is not watched yet is to be added with it.
         """
-        if connection.heartbeat == heartbeat:
+        if connection.heartbeat_period == heartbeat_period:
             return
-        connection.heartbeat = heartbeat
+        connection.heartbeat_period = heartbeat_period
         if connection.visit_at is not None:
-            await connection.tell_heartbeat(heartbeat.period, self.add(connection, heartbeat))
+            ping = self.add(connection, heartbeat_period)
+            await connection.tell_heartbeat(heartbeat_period, ping)
 
     async def run(self) -> None:
         """Go round for ever."""
@@ -53,16 +58,6 @@ class Rounds:
             for connection, at in self._wheel.advance(loop.time()):
                 if connection.visit_at == at:
                     await self._visit(connection, loop.time())
-
-    def _period_of(self, heartbeat: Heartbeat) -> timedelta:
-        """Give the longest silence before a ping: a client that only answers them must live.
-
-        Its heartbeat period, and half of what ends its Session where that is less: one beat
-        that may be missing leaves no time for a ping.
-        """
-        if not heartbeat.period:
-            return self._ping_period
-        return min(self._ping_period, heartbeat.period, heartbeat.threshold / 2)
 
     async def _visit(self, connection: Connection, now: float) -> None:
         if connection.is_over:

@@ -29,7 +29,7 @@ from gpusession.gateway import refusals, requests
 from gpusession.gateway.admission import Admission
 from gpusession.gateway.client_api import identify
 from gpusession.gateway.clients import Clients
-from gpusession.gateway.connection import Connection, Heartbeat
+from gpusession.gateway.connection import Connection
 from gpusession.gateway.departures import Departures
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.listener import extend
@@ -182,9 +182,10 @@ class Sockets:
             facts = await self._count(connection)
             await tell_state(connection, facts)
             # What an event has told by now is newer, or as new events will say.
-            heartbeat = connection.heartbeat or Heartbeat(facts.per, facts.hbt)
-            ping = self._rounds.add(connection, heartbeat)
-            await connection.run(_welcome(who, facts, heartbeat, ping))
+            told = connection.heartbeat_period
+            period = facts.per if told is None else told
+            ping = self._rounds.add(connection, period)
+            await connection.run(_welcome(who, facts, period, ping))
             left = connection.is_evidence and not self.is_draining
         finally:
             self._registry.remove(connection)
@@ -209,14 +210,12 @@ class _LeftEarlyError(Exception):
     """The client went before it was greeted."""
 
 
-def _welcome(
-    who: Presented, facts: store.Welcome, heartbeat: Heartbeat, ping: timedelta
-) -> Welcome:
+def _welcome(who: Presented, facts: store.Welcome, period: timedelta, ping: timedelta) -> Welcome:
     return Welcome(
         namespace=facts.ns,
         name=facts.name,
         uid=who.uid,
-        heartbeat_seconds=heartbeat.period.total_seconds(),
+        heartbeat_seconds=period.total_seconds(),
         ping_seconds=ping.total_seconds(),
         token_expires_in_seconds=facts.token_lasts.total_seconds(),
     )

@@ -47,7 +47,6 @@ class Welcome:
     name: str
     per: timedelta
     """0: no heartbeat is expected."""
-    hbt: timedelta
     token_lasts: timedelta
     state: RecordState
     why: str | None
@@ -198,12 +197,11 @@ def _grant(told: tuple[bytes, int]) -> Grant:
 
 
 def _welcome(*facts: bytes | int) -> Welcome:
-    ns, name, per, hbt, lasts, state, why, until = facts
+    ns, name, per, lasts, state, why, until = facts
     return Welcome(
         ns=_text(ns),
         name=_text(name),
         per=timedelta(milliseconds=int(per)),
-        hbt=timedelta(milliseconds=int(hbt)),
         token_lasts=timedelta(milliseconds=int(lasts)),
         state=RecordState(_text(state)),
         why=_text(why) or None,

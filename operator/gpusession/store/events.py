@@ -56,7 +56,7 @@ class Event:
     uid: str
     fields: Mapping[str, str]
     """What the kind needs: `why`, `until` of PENDING, `why` of ENDING, `digest` of ROTATED,
-    `per`, `hbt` of HEARTBEAT."""
+    `per` of HEARTBEAT."""
 
 
 class EventBus:

@@ -38,24 +38,21 @@ async def test_a_welcome_tells_what_a_client_plans_by(front: Desk) -> None:
 
 @pytest.mark.parametrize(
     ("period", "threshold", "ping"),
-    [(5, 15, 5), (5, 5, 2.5), (1, 60, 1), (60, 180, 30), (40, 40, 20), (0, 0, 30)],
+    [(5, 15, 5), (1, 60, 1), (60, 180, 30), (40, 80, 30), (0, 0, 30)],
 )
 async def test_a_welcome_tells_how_soon_a_silent_client_is_pinged(
     front: Desk, period: float, threshold: float, ping: float
 ) -> None:
-    """In each heartbeat period, twice in what ends the Session, and each 30 s."""
+    """In each heartbeat period, and each 30 s."""
     known = await front.known(**_heartbeat(period, threshold))
 
     async with front.socket(known) as socket:
         assert socket.welcome["pingSeconds"] == ping
 
 
-@pytest.mark.parametrize(("period", "threshold"), [(0.1, 0.3), (0.2, 0.2)])
-async def test_a_client_that_only_answers_pings_is_heard_in_time(
-    front: Desk, period: float, threshold: float
-) -> None:
+async def test_a_client_that_only_answers_pings_is_heard_in_time(front: Desk) -> None:
     """A browser beats by its pongs, also where 30 s without one would end its Session."""
-    known = await front.known(**_heartbeat(period, threshold))
+    known = await front.known(**_heartbeat(period=0.1, threshold=0.2))
 
     async with front.reading(known) as socket:
         await eventually(lambda: front.has_beaten(known, 5), what="five beats")

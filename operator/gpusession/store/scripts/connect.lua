@@ -1,8 +1,8 @@
 -- A client has opened a connection: a beat, and one more to count.
 -- KEYS[1] the events  [2] the deadlines  [3] the record  [4] its tokens  [5] the gateway's uids
 -- ARGV    gateway, number of the connection, uid, token digest, ms to keep the gateway's uids
--- Returns the answer; where it is ok or returned also ns, name, per, hbt, ms until the token
---         expires, state, why, until.
+-- Returns the answer; where it is ok or returned also ns, name, per, ms until the token expires,
+--         state, why, until.
 -- Atomic: a disconnect at another gateway between beat and count would see nobody left.
 -- include clock
 -- include record
@@ -12,7 +12,7 @@
 -- include connections
 local gateway, own, uid, digest, keep = unpack(ARGV)
 local key = KEYS[3]
-local record = read(key, {'ns', 'name', 'per', 'hbt', unpack(BEATEN)})
+local record = read(key, {'ns', 'name', 'per', unpack(BEATEN)})
 local answer, expires = admit(record, KEYS[4], digest)
 if not expires then
   return {answer}
@@ -25,6 +25,6 @@ redis.call('SADD', KEYS[5], uid)
 redis.call('PEXPIRE', KEYS[5], keep)
 local after = redis.call('HMGET', key, 'state', 'why', 'until')
 return {
-  answer, record.ns, record.name, record.per, record.hbt, expires - now, after[1], after[2],
+  answer, record.ns, record.name, record.per, expires - now, after[1], after[2],
   number(after[3]) or 0,
 }

@@ -36,8 +36,8 @@ default('until', grace > 0 and now + grace or 0)
 local before = redis.call('HMGET', KEYS[1], 'per', 'hbt')
 if before[1] ~= per or before[2] ~= hbt then
   redis.call('HSET', KEYS[1], 'first', now + delay + hbt)
-  if created == 0 then emit(KEYS[4], 'heartbeat', ARGV[1], 'per', per, 'hbt', hbt) end
 end
+if created == 0 and before[1] ~= per then emit(KEYS[4], 'heartbeat', ARGV[1], 'per', per) end
 redis.call('HSET', KEYS[1], 'per', per, 'hbt', hbt, 'idt', ARGV[12], 'sig', ARGV[13], 'dcg', ARGV[14])
 default('first', now + delay + hbt)
 for _, field in ipairs({'busy', 'gpu', 'close', 'gpuseen', 'gpusince', 'doubt'}) do
