@@ -10,7 +10,7 @@
 local info = redis.call('INFO', 'server', 'replication')
 local n, by, id = unpack(redis.call('HMGET', KEYS[1], 'n', 'by', 'id'))
 local before = tonumber(n or nil) or 0
-local lost = lost_at(KEYS[1])
+local lost = lost_at(KEYS[1], info)
 if not id and ARGV[3] == '0' and redis.call('EXISTS', KEYS[3]) == 0 then
   lost = 0  -- nothing is here, and we know of nothing that was
 end

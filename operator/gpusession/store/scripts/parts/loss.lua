@@ -6,9 +6,10 @@ local function identity(info)
 end
 
 -- When the last loss was found; now, as long as nobody has looked at the server as it is.
-local function lost_at(tick)
+-- Asks the server who it is where no INFO is given.
+local function lost_at(tick, info)
   local id, found = unpack(redis.call('HMGET', tick, 'id', 'lost'))
-  if id ~= identity(redis.call('INFO', 'server', 'replication')) then
+  if id ~= identity(info or redis.call('INFO', 'server', 'replication')) then
     return now
   end
   return math.min(number(found) or now, now)
