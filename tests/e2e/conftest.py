@@ -34,7 +34,7 @@ QUICK_GATEWAYS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[OperatorStack]:
     """Give the whole product on two simulated nodes, impatient so that tests are quick."""
     with OperatorStack(
