@@ -117,4 +117,4 @@ def test_a_namespace_goes_with_ten_sessions_in_it(world: World) -> None:
 
     world.stack.plane.kubectl("delete", "namespace", world.namespace, "--timeout=60s")
 
-    assert world.stack.get("namespace", world.namespace, "default") is None
+    assert world.stack.plane.read(f"/api/v1/namespaces/{world.namespace}") is None

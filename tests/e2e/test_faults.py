@@ -189,7 +189,7 @@ def test_a_replaced_pod_ends_the_session_and_lives_on(world: World) -> None:
 
     status = world.wait_phase("phoenix", "Destroyed")
 
-    pod = world.stack.get("pod", "phoenix", world.namespace) or {}
+    pod = world.get_pod("phoenix") or {}
     assert status["reason"] == "PodReplaced"
     assert "deletionTimestamp" not in pod["metadata"]
 

@@ -27,7 +27,7 @@ def test_a_pod_without_the_label_is_never_bound_nor_touched(world: World) -> Non
 
     world.kubectl("delete", "session", "plain", "--timeout=30s")
 
-    pod = world.stack.get("pod", "plain", world.namespace) or {}
+    pod = world.get_pod("plain") or {}
     assert pod["status"]["phase"] == "Running"
     assert "deletionTimestamp" not in pod["metadata"]
 

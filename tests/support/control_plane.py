@@ -6,6 +6,7 @@ tests/cluster gives it another Site, with a scheduler and real nodes.
 """
 
 import http.client
+import json
 import os
 import shutil
 import ssl
@@ -14,7 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tests.support import audit_log, kubeconfig
 from tests.support.control_plane_programs import Programs, Site
@@ -100,8 +102,9 @@ class ControlPlane:
             self._start("kube-scheduler", lambda own: programs.scheduler(own, self.server))
         wait_until(
             lambda: (
-                self._get(port, "/api/v1/namespaces/default/serviceaccounts/default") == 200
-                and self._get(port, "/api/v1/namespaces/default/configmaps/kube-root-ca.crt") == 200
+                self._status(port, "/api/v1/namespaces/default/serviceaccounts/default") == 200
+                and self._status(port, "/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
+                == 200
             ),
             timeout=START_SECONDS,
             what="the default ServiceAccount",
@@ -135,25 +138,29 @@ class ControlPlane:
 
     def _wait_ready(self, process: Process, port: int, path: str) -> None:
         wait_until(
-            lambda: not path or self._get(port, path) == 200,
+            lambda: not path or self._status(port, path) == 200,
             timeout=START_SECONDS,
             what=f"{process.name} to be ready",
             processes=[process],
             period=0.05,
         )
 
-    def _get(self, port: int, path: str) -> int:
+    def _status(self, port: int, path: str) -> int:
+        return self._get(port, path)[0]
+
+    def _get(self, port: int, path: str) -> tuple[int, bytes]:
         if self.site.network is not None:
             return inside(self.site.network, lambda: self._get_here(port, path))
         return self._get_here(port, path)
 
-    def _get_here(self, port: int, path: str) -> int:
+    def _get_here(self, port: int, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPSConnection(self.site.host, port, context=self._tls, timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
-            return 0
+            return 0, b""
         finally:
             connection.close()
 
@@ -164,6 +171,18 @@ class ControlPlane:
         self.processes.clear()
         if self._owns_workdir:
             shutil.rmtree(self.workdir, ignore_errors=True)
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Read an object as admin, by its path; None where there is none.
+
+        For what is polled: kubectl takes a process and a tenth of a second of the processor.
+        """
+        port = urlsplit(self.server).port
+        assert port is not None
+        status, body = self._get(port, path)
+        if status not in {200, 404}:
+            raise ProcessFailedError(f"GET {path}: {status or 'no answer'}: {body.decode()}")
+        return json.loads(body) if status == 200 else None
 
     def kubectl(
         self,

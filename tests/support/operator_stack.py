@@ -187,11 +187,6 @@ class OperatorStack:
     def _link(self, *ports: int) -> TcpProxy:
         return self._undo.enter_context(TcpProxy(*ports))
 
-    def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
-        """Read one object as admin, or None when it does not exist."""
-        done = self.plane.kubectl("get", kind, name, "-n", namespace, "-o", "json", check=False)
-        return None if done.returncode else json.loads(done.stdout)
-
     def _wait_ready(self, process: Process, port: int) -> None:
         wait_until(
             lambda: _answers(f"http://{HOST}:{port}/readyz"),

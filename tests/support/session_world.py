@@ -72,7 +72,12 @@ class World:
 
     def get(self, name: str) -> Object | None:
         """Read a Session, None when it is gone."""
-        return self.stack.get("session", name, self.namespace)
+        path = f"/apis/gpusession.dev/v1alpha1/namespaces/{self.namespace}/sessions/{name}"
+        return self.stack.plane.read(path)
+
+    def get_pod(self, name: str) -> Object | None:
+        """Read a Pod, None when it is gone."""
+        return self.stack.plane.read(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
 
     def status(self, name: str) -> Object:
         """Read a Session's status, empty when there is none."""

@@ -87,7 +87,7 @@ class ProcessFiles:
     async def watch(self) -> None:
         """Refresh all containers whenever some process was born on this machine."""
         loop = asyncio.get_running_loop()
-        seen, full_at = "", 0.0
+        seen, full_at = b"", 0.0
         while True:
             born, began_at = _last_pid(), loop.time()
             if born != seen or began_at >= full_at:
@@ -146,9 +146,10 @@ def replace(path: Path, text: str) -> None:
     fresh.rename(path)
 
 
-def _last_pid() -> str:
+def _last_pid() -> bytes:
     """Give the pid of the process or thread born last."""
-    return Path("/proc/loadavg").read_text("ascii").rpartition(" ")[2]
+    with open("/proc/loadavg", "rb", buffering=0) as load:  # noqa: PTH123 - the hot path
+        return load.read().rpartition(b" ")[2]
 
 
 def _is_zombie(pid: int) -> bool:
