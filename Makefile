@@ -53,7 +53,7 @@ test-assets: assets ## What the tests need beside: Helm and kstatus, built once 
 
 .PHONY: test-integration
 test-integration: test-assets ## Real apiserver, Redis, processes, simulated NVML; JOBS=n modules side by side
-	@$(BIN)/pytest $(if $(JOBS),-n $(JOBS) --dist loadfile --no-loadscope-reorder tests/e2e tests/integration,tests/integration tests/e2e)
+	@$(BIN)/pytest $(if $(JOBS),-n $(JOBS) --dist loadfile,) tests/integration tests/e2e
 
 .PHONY: bench
 bench: assets ## BENCH=heartbeats|expiry|reach|steady, ROUNDS=n: measures, prints a table; JSON is named on the last line
