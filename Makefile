@@ -55,6 +55,10 @@ test-assets: assets ## What the tests need beside: Helm and kstatus, built once 
 test-integration: test-assets ## Real apiserver, Redis, processes, simulated NVML; JOBS=n modules side by side
 	@$(BIN)/pytest $(if $(JOBS),-n $(JOBS) --dist loadfile,) tests/integration tests/e2e
 
+.PHONY: test-again
+test-again: test-assets ## Those of test-integration that failed the last time, one by one
+	@$(BIN)/pytest --last-failed --last-failed-no-failures none --maxfail 3 tests/integration tests/e2e
+
 .PHONY: bench
 bench: assets ## BENCH=heartbeats|expiry|reach|steady, ROUNDS=n: measures, prints a table; JSON is named on the last line
 	@$(BIN)/python -m tests.bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
@@ -87,7 +91,7 @@ cluster-down: $(READY) ## Take it down, from any shell; nothing stays
 test-cluster: cluster-packages assets ## Stories on the real cluster, tests of the image; PYTEST=... (root)
 	@why="$$($(BIN)/python -m tests.cluster obstacles)"; \
 	if [ -n "$$why" ]; then echo "[gpusession] no real cluster on this machine: $$why" >&2; exit 1; fi
-	@$(BIN)/pytest tests/cluster --verbose --capture=no --durations=0 --durations-min=2 $(PYTEST)
+	@$(BIN)/pytest tests/cluster -p no:cacheprovider --verbose --capture=no --durations=0 --durations-min=2 $(PYTEST)
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import layers, spelling, sizes

@@ -125,7 +125,7 @@ def test_a_client_may_end_its_session(clients: ClientsWorld) -> None:
 
 def test_beats_alone_do_not_keep_a_session_from_being_idle(clients: ClientsWorld) -> None:
     """Its client lives, and nobody uses it."""
-    client = clients.start_with_client("idle", idle={"timeoutSeconds": 5, "signals": ["Client"]})
+    client = clients.start_with_client("idle", idle={"timeoutSeconds": 10, "signals": ["Client"]})
 
     assert clients.ended_as("idle") == "Idle"
     assert client.wait(10) == ENDED
@@ -133,9 +133,9 @@ def test_beats_alone_do_not_keep_a_session_from_being_idle(clients: ClientsWorld
 
 def test_activity_keeps_a_session(clients: ClientsWorld) -> None:
     """As long as its client says that it is used."""
-    idle = {"timeoutSeconds": 5, "signals": ["Client"]}
+    idle = {"timeoutSeconds": 10, "signals": ["Client"]}
     client = clients.start_with_client("used", "--activity", idle=idle)
-    time.sleep(8)
+    time.sleep(13)
     assert clients.status("used")["phase"] == "Active"
 
     client.kill()
@@ -145,7 +145,7 @@ def test_activity_keeps_a_session(clients: ClientsWorld) -> None:
 
 def test_a_lifetime_ends_a_session_whatever_its_client_does(clients: ClientsWorld) -> None:
     """It beats and is active all the while."""
-    clients.start_with_client("aged", "--activity", maxLifetimeSeconds=6)
+    clients.start_with_client("aged", "--activity", maxLifetimeSeconds=10)
 
     assert clients.ended_as("aged") == "LifetimeExceeded"
 

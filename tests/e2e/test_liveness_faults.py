@@ -91,11 +91,7 @@ def frozen_redis(stack: OperatorStack) -> None:
 def frozen_controller(stack: OperatorStack) -> None:
     """Freeze the controller for two thresholds; one that has lost its Lease starts again."""
     freeze(stack.controller)
-    time.sleep(1)
-    if not stack.controller.running:
-        stack.controller.kill()
-        stack.controller.start()
-    stack.wait_controller_ready()
+    stack.keep_controller()
 
 
 def frozen_gateways(stack: OperatorStack) -> None:

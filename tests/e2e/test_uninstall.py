@@ -172,6 +172,7 @@ def test_a_deleted_crd_ends_its_sessions_with_evidence(world: World) -> None:
     assert not any(b.lives for b in born)
     kubectl("apply", "-f", CRD)
     world.wait(lambda: not kubectl("get", "sessions", check=False).returncode, "Sessions")
+    world.stack.keep_controller()  # its watch may end on the way, and it with it
     world.start("next", "--memory=1Gi")
 
 

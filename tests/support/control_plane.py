@@ -121,6 +121,7 @@ class ControlPlane:
             process = Process(
                 [*self.site.prefix, *command(*chosen)],
                 log=self.workdir / f"{name}.{attempt}.log",
+                env=os.environ | {"GOGC": "400"},  # 100 MB more for a fifth less work at the start
                 outlives=self.site.outlives,
             )
             process.name = name

@@ -39,7 +39,7 @@ class Kubectl:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"KUBERC": "off"},
+            env=os.environ | {"KUBERC": "off", "GOGC": "off"},  # too short-lived to collect
         )
         if check and done.returncode:
             raise ProcessFailedError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr}")

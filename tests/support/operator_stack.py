@@ -9,11 +9,13 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +36,7 @@ HOST = "127.0.0.1"
 SYSTEM, AGENTS = "gpusession-system", "gpusession-agents"
 CONTROLLER_ACCOUNT = f"system:serviceaccount:{SYSTEM}:gpusession-controller"
 AGENT_ACCOUNT = f"system:serviceaccount:{AGENTS}:gpusession-agent"
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/gpusession-controller"
 AGENT_SERVER_NAME = f"gpusession-agent.{AGENTS}.svc"
 AUDIENCE = "gpusession-agent"
 
@@ -153,6 +156,25 @@ class OperatorStack:
     def wait_controller_ready(self) -> None:
         """Wait until the controller has listed everything."""
         self._wait_ready(self.controller, self.controller_metrics_port)
+
+    def keep_controller(self) -> None:
+        """Do as kubelet does: start the controller again where it ends; wait until it leads.
+
+        What it cannot outlive, such as a pause that cost it its Lease, may end it a moment later,
+        after one more renewal.
+        """
+        since = time.time() + 3
+
+        def leads() -> bool:
+            if not self.controller.running:
+                self.controller.kill()
+                self.controller.start()
+            lease = self.plane.read(LEASE)
+            renewed = lease and lease["spec"].get("renewTime")
+            return bool(renewed) and datetime.fromisoformat(renewed).timestamp() > since
+
+        wait_until(leads, timeout=START_SECONDS, what="the controller to lead", period=0.1)
+        self.wait_controller_ready()
 
     def wait_agent_ready(self, name: str) -> None:
         """Wait until a node's agent can see its GPUs."""
