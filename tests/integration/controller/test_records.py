@@ -26,8 +26,8 @@ from gpusession.store.identities import IdentityStore
 from gpusession.store.pulse import Pulse
 from gpusession.store.sessions import Proof, SessionStore
 
-SHORT = 2 * PATIENCE.total_seconds()
-"""Patience and as much again for a busy machine; Redis' own limit is ten times that."""
+SHORT = 1.4 * PATIENCE.total_seconds()
+"""Longer than other writes wait, with most of what a claim waits left for a busy machine."""
 
 
 class Desk:
