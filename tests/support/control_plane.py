@@ -29,6 +29,9 @@ from tests.support.progress import progress
 START_SECONDS = 120.0
 """Start-up takes ten seconds on two busy cores."""
 
+ANSWER_SECONDS = 30.0
+"""For one GET: an apiserver answers in milliseconds, where it gets any of a full machine."""
+
 PORT_ATTEMPTS = 5
 """A free port can be taken between the look and the bind; five times in a row is no chance."""
 
@@ -155,7 +158,8 @@ class ControlPlane:
         return self._get_here(port, path)
 
     def _get_here(self, port: int, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection(self.site.host, port, context=self._tls, timeout=5)
+        to = (self.site.host, port)
+        connection = http.client.HTTPSConnection(*to, context=self._tls, timeout=ANSWER_SECONDS)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

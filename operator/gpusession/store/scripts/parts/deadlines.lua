@@ -10,7 +10,8 @@ local function heartbeat(r)
   if r.hbt == 0 then
     return NEVER, NEVER
   end
-  local lost = math.max(r.hb + r.hbt, r.first)  -- 1.25: LATE_PERIODS of controller/sweeper.py
+  local lost = math.max(r.hb + r.hbt, r.first)
+  -- 1.25 is LATE_PERIODS of controller/sweeper.py.
   return lost, math.min(lost, math.max(r.hb, r.first - r.hbt) + 1.25 * r.per)
 end
 
