@@ -37,7 +37,7 @@ def _in_mid_release(world: World, name: str) -> str:
     world.apply(world.session(name, on_release="None", **SLOW))
     uid = world.wait_phase(name, "Active")["podUID"]
     world.close(name)
-    world.wait_phase(name, "PendingDestroy")
+    world.wait(lambda: _ledger_rows(world) == [("releasing", 1)], "the release to begin")
     return uid
 
 
