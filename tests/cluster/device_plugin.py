@@ -8,26 +8,17 @@ import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import deviceplugin_pb2 as api
 import deviceplugin_pb2_grpc as api_grpc
 import grpc
-from tests.cluster.places import LIBRARY, STATE
+from tests.cluster.places import DEVICE_PLUGINS, LIBRARY, OFFERED, STATE
 
-SOCKETS = Path("/var/lib/kubelet/device-plugins")
 ENDPOINT = "simulated-gpu.sock"
 
 PERIOD_SECONDS = 0.05
-"""A restarted kubelet deletes all sockets and waits for nobody: its GPUs are back this soon.
-
-After a boot it refuses a Pod for good whose GPU is not back when it looks at it, a second or so
-after its socket is there.
-"""
-
-WAITING = SOCKETS / "simulated-gpu.waiting"
-"""There once this program can register; kubelet removes it with all else when it starts."""
+"""A restarted kubelet deletes all sockets and waits for nobody: its GPUs are back this soon."""
 
 
 class SimulatedGpus(api_grpc.DevicePluginServicer):
@@ -44,6 +35,8 @@ class SimulatedGpus(api_grpc.DevicePluginServicer):
         yield api.ListAndWatchResponse(
             devices=[api.Device(ID=uuid, health="Healthy") for uuid in uuids]
         )
+        time.sleep(PERIOD_SECONDS)  # kubelet has the list before anything waits for this
+        OFFERED.touch()
         while context.is_active():
             time.sleep(PERIOD_SECONDS)
 
@@ -70,12 +63,12 @@ def _register() -> None:
     request = api.RegisterRequest(
         version="v1beta1", endpoint=ENDPOINT, resource_name="nvidia.com/gpu"
     )
-    with grpc.insecure_channel(f"unix:{SOCKETS / 'kubelet.sock'}") as kubelet:
+    with grpc.insecure_channel(f"unix:{DEVICE_PLUGINS / 'kubelet.sock'}") as kubelet:
         api_grpc.RegistrationStub(kubelet).Register(request, timeout=5)
 
 
 def _serve_until_kubelet_restarts() -> None:
-    own = SOCKETS / ENDPOINT
+    own = DEVICE_PLUGINS / ENDPOINT
     own.unlink(missing_ok=True)
     with ThreadPoolExecutor(4) as threads:
         server = grpc.server(threads)
@@ -93,10 +86,9 @@ def _serve_until_kubelet_restarts() -> None:
 
 def main() -> None:
     """Register with every kubelet that comes, until killed."""
-    SOCKETS.mkdir(parents=True, exist_ok=True)
-    WAITING.touch()
+    DEVICE_PLUGINS.mkdir(parents=True, exist_ok=True)
     while True:
-        if (SOCKETS / "kubelet.sock").exists():
+        if (DEVICE_PLUGINS / "kubelet.sock").exists():
             with contextlib.suppress(grpc.RpcError):
                 _serve_until_kubelet_restarts()
         time.sleep(PERIOD_SECONDS)

@@ -72,7 +72,7 @@ class RealNode:
         node_config.write_json(
             self.folder / "cni-config" / "10-pods.conflist", node_config.cni(self.number)
         )
-        shutil.move(plane.kubeconfig_for_node(self.name), etc / "kubelet.kubeconfig")
+        node_config.write_kubelet_login(etc, plane.kubeconfig_for_node(self.name))
         shutil.move(plane.kubeconfig_for_user("system:kube-proxy"), etc / "kube-proxy.kubeconfig")
 
     def _install_gpus(self) -> None:

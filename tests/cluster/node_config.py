@@ -1,12 +1,13 @@
 """The configuration files of a node's programs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import network
 from tests.cluster.packages import CNI_PROGRAMS
-from tests.cluster.places import SIMULATOR
+from tests.cluster.places import OFFERED, SIMULATOR
 from tests.support.pki import Certificate
 
 MOUNTS = {
@@ -111,6 +112,39 @@ def kubelet(folder: Path, *, cgroup: str, ca_file: Path, serving: Certificate) -
         "nodeStatusUpdateFrequency": "4s",
         "serializeImagePulls": False,
     }
+
+
+_LOGIN = """\
+#!/bin/sh
+until [ -e {offered} ]; do
+    sleep 0.05
+done
+exec cat {credential}
+"""
+
+
+def write_kubelet_login(folder: Path, kubeconfig: Path) -> None:
+    """Have kubelet log in, and so hear of its Pods, only once it knows the node's GPUs.
+
+    After a boot it refuses a Pod for good whose GPU's plugin is later than its first look at the
+    Pod (kubernetes/kubernetes issue 125579): whoever is quicker would decide what a test sees.
+    """
+    config = json.loads(kubeconfig.read_text(encoding="utf-8"))
+    (user,) = config["users"]
+    pair = user["user"]
+    status = {
+        "clientCertificateData": Path(pair["client-certificate"]).read_text(encoding="ascii"),
+        "clientKeyData": Path(pair["client-key"]).read_text(encoding="ascii"),
+    }
+    kind = {"apiVersion": "client.authentication.k8s.io/v1"}
+    credential, login = folder / "kubelet-credential.json", folder / "kubelet-login"
+    credential.touch(mode=0o600)
+    write_json(credential, kind | {"kind": "ExecCredential", "status": status})
+    login.write_text(_LOGIN.format(offered=OFFERED, credential=credential), encoding="utf-8")
+    login.chmod(0o755)
+    user["user"] = {"exec": kind | {"command": str(login), "interactiveMode": "Never"}}
+    write_json(kubeconfig, config)
+    shutil.move(kubeconfig, folder / "kubelet.kubeconfig")
 
 
 def kube_proxy(folder: Path, name: str) -> dict[str, Any]:

@@ -23,11 +23,8 @@ run containerd containerd --config "$NODE_DIR/etc/containerd.toml"
 until ctr version >/dev/null 2>&1; do
     sleep 0.05
 done
-rm -f /var/lib/kubelet/device-plugins/*.sock /var/lib/kubelet/device-plugins/*.waiting
+rm -f /var/lib/kubelet/device-plugins/*.sock /var/lib/kubelet/device-plugins/*.offered
 run device-plugin "$PYTHON" -m tests.cluster.device_plugin
-until [ -e /var/lib/kubelet/device-plugins/simulated-gpu.waiting ]; do
-    sleep 0.05
-done
 run kubelet "$PROGRAMS/kubelet" --config "$NODE_DIR/etc/kubelet.json" \
     --kubeconfig "$NODE_DIR/etc/kubelet.kubeconfig" \
     --hostname-override "$NODE_NAME" --node-ip "$NODE_ADDRESS" \
