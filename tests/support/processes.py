@@ -4,6 +4,7 @@ Each runs in a session of its own with its output in a log file. Signals go to t
 group, and only while the recorded start time shows that the pid still is ours.
 """
 
+import fcntl
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,24 +64,50 @@ def start_time(pid: int) -> int | None:
 
 
 def free_port() -> int:
-    """Pick a loopback TCP port that nobody listens on right now.
+    """Pick a loopback TCP port that nobody listens on, and that nobody else has picked.
 
     It lies below the ephemeral range where there is room: a client that retries against a
-    closed ephemeral port can be given that very port and connect to itself. Test runs side by
-    side (pytest-xdist) pick from ports of their own: what one has picked is not bound yet.
+    closed ephemeral port can be given that very port and connect to itself. What is picked is
+    not bound yet, and may be picked for two programs of which the one answers for the other: so
+    each port is given out once, and runs side by side note theirs in one file.
     """
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    candidates = range(20000 + int(worker), low, workers)
+    candidates = range(min(20000, low), low)
     for port in [*random.sample(candidates, k=min(20, len(candidates))), 0]:
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return int(listener.getsockname()[1])
+            found = int(listener.getsockname()[1])
+            if reserve_port(found):
+                return found
     raise ProcessFailedError("no free port on 127.0.0.1")
+
+
+_PORTS: set[int] = set()
+"""What this process has picked: a lock keeps out other processes only."""
+
+
+@cache
+def _port_book() -> int:
+    path = Path(tempfile.gettempdir()) / f"gpusession-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def reserve_port(port: int) -> bool:
+    """Keep a port for this process until it ends; False if it was given out before.
+
+    A byte of a file stands for each port and is locked; the kernel unlocks it whatever happens.
+    """
+    if port in _PORTS:
+        return False
+    try:
+        fcntl.lockf(_port_book(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _PORTS.add(port)
+    return True
 
 
 class Process:

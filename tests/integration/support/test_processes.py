@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.processes import Process, ProcessFailedError, free_port, start_time, wait_until
+from tests.support.processes import (
+    Process,
+    ProcessFailedError,
+    free_port,
+    reserve_port,
+    start_time,
+    wait_until,
+)
 from tests.support.toolchain import REPOSITORY
 
 HARNESS = """
@@ -152,6 +159,18 @@ def test_free_port_avoids_the_ephemeral_range() -> None:
         pytest.skip("this machine's ephemeral range leaves no room below it")
 
     assert free_port() < low
+
+
+def test_port_that_was_picked_is_given_to_nobody_else() -> None:
+    """Neither to another part of this run, nor to a run beside it, before anybody binds it."""
+    port = free_port()
+    program = f"from tests.support.processes import reserve_port; print(reserve_port({port}))"
+    beside = [sys.executable, "-c", program]
+
+    said = subprocess.run(beside, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+    assert said.strip() == "False"
+    assert not reserve_port(port)
 
 
 def test_start_time_tells_processes_apart(sleeper: Process) -> None:
