@@ -17,7 +17,7 @@ import uvloop
 import yaml
 from pydantic import ValidationError
 
-from gpusession.errors import Deposed, Misconfigured
+from gpusession.errors import Deposed, Misconfigured, NotWatching
 from gpusession.settings import (
     AgentSettings,
     ControllerSettings,
@@ -44,7 +44,7 @@ _COMMANDS: Mapping[str, str] = {"beat": "gpusession.client.command"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one process or command until it ends; exit with 2 where it must not run as set up.
 
-    A controller that another one has replaced ends with 1, to stand by in its next life.
+    A controller ends with 1 where only another life helps: deposed, or without a watch.
     """
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in _COMMANDS:
@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Misconfigured as error:
         _leave(asked.process, error, code=2)
     except BaseExceptionGroup as group:
-        deposed, rest = group.split(Deposed)
-        if deposed is None or rest is not None:
+        known, rest = group.split((Deposed, NotWatching))
+        if known is None or rest is not None:
             raise
-        _leave(asked.process, next(iter(_leaves(deposed))), code=1)
+        _leave(asked.process, next(iter(_leaves(known))), code=1)
 
 
 def _leave(process: str, error: BaseException, *, code: int) -> NoReturn:

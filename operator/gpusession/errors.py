@@ -10,6 +10,7 @@ GpuSessionError
 ├── Refused             the other side understood and said no; repeating will not help
 │   ├── KeyRefused          a Redis key outside the Session's own names
 │   └── StaleLeader         an agent has had orders of a later leader
+├── NotWatching         no news comes in: end, a new start lists and watches anew
 ├── Deposed             another process leads: stop at once, without a last word
 └── Misconfigured       this process cannot work as set up: say why and exit
 
@@ -73,6 +74,10 @@ class StaleLeader(Refused):
     def __init__(self, message: str, *, known: int) -> None:
         super().__init__(message, reason="StaleLeader")
         self.known = known
+
+
+class NotWatching(GpuSessionError):  # noqa: N818 - named by what is the matter
+    """The watch of Sessions was not opened, or is over for good."""
 
 
 class Deposed(GpuSessionError):  # noqa: N818 - named by what has happened

@@ -163,6 +163,10 @@ class ControllerSettings(ProcessSettings):
     watch_stale_after: timedelta = timedelta(seconds=150)
     """Watch behind the list for this long: /healthz fails. Two resyncs and a margin."""
 
+    watch_open_timeout: timedelta = timedelta(seconds=60)
+    """A leader that has not begun to watch by then ends, and starts anew. Kopf itself tries
+    for 54 s; the first sweep finds in a minute what it has missed."""
+
     drain_timeout: timedelta = timedelta(seconds=15)
     """SIGTERM: time for work in hand, half of the Pod's default 30 s grace."""
 

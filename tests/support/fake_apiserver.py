@@ -5,12 +5,12 @@ it. For tests of agent and gateway, which say nothing else to the apiserver; the
 tests of its own.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+from tests.support import kubeconfig
 
 Object = dict[str, Any]
 
@@ -65,14 +65,7 @@ class FakeApiserver:
 
     def write_kubeconfig(self, file: Path) -> Path:
         """Write a kubeconfig for it."""
-        config = {
-            "current-context": "fake",
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "agent"}}],
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
-            "users": [{"name": "agent", "user": {"token": "agent"}}],
-        }
-        file.write_text(json.dumps(config))
-        return file
+        return kubeconfig.for_fake(file, server=self.url)
 
     async def _pod(self, request: web.Request) -> web.Response:
         self.requests["pod"] += 1

@@ -25,6 +25,18 @@ def _write(path: Path, *, server: str, ca_file: Path, user: dict[str, Any], name
     return path
 
 
+def for_fake(path: Path, *, server: str) -> Path:
+    """Write a kubeconfig for a fake of the apiserver, which speaks plain HTTP."""
+    config = {
+        "current-context": "fake",
+        "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "somebody"}}],
+        "clusters": [{"name": "fake", "cluster": {"server": server}}],
+        "users": [{"name": "somebody", "user": {"token": "somebody"}}],
+    }
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
 def by_certificate(path: Path, *, server: str, ca_file: Path, pair: Certificate) -> Path:
     """Write a kubeconfig that shows a client certificate."""
     user = {"client-certificate": str(pair.cert), "client-key": str(pair.key)}

@@ -6,7 +6,7 @@ give is tested on the real one.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -25,10 +25,14 @@ class Answer:
 
 
 class ScriptedApiserver:
-    """Gives its answers in turn, the last one for ever; `requests` are what was asked."""
+    """Gives its answers in turn, the last one for ever; `requests` are what was asked.
 
-    def __init__(self, *answers: Answer) -> None:
+    What is asked at a path of `at` is answered by that, whenever it is asked.
+    """
+
+    def __init__(self, *answers: Answer, at: Mapping[str, Answer] | None = None) -> None:
         self.answers = list(answers)
+        self.at = at or {}
         self.requests: list[str] = []
         self.url = ""
 
@@ -47,10 +51,15 @@ class ScriptedApiserver:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request.path_qs)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer = self.at.get(request.path) or self._next()
         if answer.lines is None:
             body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-            return web.Response(status=answer.status, text=body, headers=answer.headers)
+            return web.Response(
+                status=answer.status,
+                text=body,
+                headers=answer.headers,
+                content_type="application/json",
+            )
         stream = web.StreamResponse()
         await stream.prepare(request)
         for line in answer.lines:
@@ -58,3 +67,6 @@ class ScriptedApiserver:
         if answer.open:
             await asyncio.sleep(60)
         return stream
+
+    def _next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

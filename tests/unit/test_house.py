@@ -20,7 +20,6 @@ WITHOUT_A_TEST_MODULE = {
     "api/usage.py": "data without behaviour",
     "client/errors.py": "classes without behaviour",
     "controller/main.py": "wiring; every test in tests/e2e starts it",
-    "controller/watch.py": "Kopf's start and stop; every test in tests/e2e goes through both",
     "controller/storage.py": "methods that do nothing",
     "agent/nvml_answers.py": "data without behaviour; test_nvml reads it",
     "agent/main.py": "wiring; every test in tests/e2e starts it",

@@ -42,10 +42,10 @@ class Health:
         return web.Response(text=f"ok, watch behind for {age:.0f} s\n")
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 while standing by, and for a leader once Pods and Nodes have been listed."""
+        """200 while standing by, and for a leader that has listed all and watches Sessions."""
         if all(event.is_set() for event in self._synced):
             return web.Response(text="ok\n" if self._sweep else "ok, standing by\n")
-        return web.Response(status=503, text="still listing Pods and Nodes\n")
+        return web.Response(status=503, text="still listing Pods, Nodes and Sessions\n")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text format."""

@@ -28,7 +28,7 @@ from gpusession.controller.observer import Observer
 from gpusession.controller.queue import DestroyQueue
 from gpusession.controller.sessions import SessionCache
 from gpusession.controller.sweep import Sweep
-from gpusession.controller.watch import watch_sessions
+from gpusession.controller.watch import require_opened, watch_sessions
 from gpusession.controller.worker import Worker
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
@@ -161,7 +161,8 @@ class _Reign:
             rebind_period=settings.rebind_period,
         )
         synced = (pods.synced, nodes.synced, agent_pods.synced, observed.synced)
-        self.health.reign(sweep, synced=synced)
+        opened = asyncio.Event()
+        self.health.reign(sweep, synced=(*synced, opened))
         async with asyncio.TaskGroup() as tasks:
             following = [
                 tasks.create_task(part())
@@ -180,12 +181,15 @@ class _Reign:
                 following.append(tasks.create_task(sweep.run()))
                 following += [tasks.create_task(part()) for part in liveness.tasks]
                 following += [tasks.create_task(worker.run()) for _ in range(settings.workers)]
+                opening = require_opened(opened, within=settings.watch_open_timeout)
+                following.append(tasks.create_task(opening))
                 log.info("controller started", workers=settings.workers, epoch=self.leader.epoch)
                 await watch_sessions(
                     self.connection,
                     intake=intake,
                     queue=queue,
                     identity=settings.identity,
+                    opened=opened,
                     stop=stop,
                     drain_timeout=settings.drain_timeout,
                 )

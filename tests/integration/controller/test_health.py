@@ -71,7 +71,7 @@ async def test_controller_is_ready_once_everything_is_listed(rig: ControllerRig)
         nodes.set()
         after = await ask(client, "/readyz")
 
-    assert before == (503, "still listing Pods and Nodes\n")
+    assert before == (503, "still listing Pods, Nodes and Sessions\n")
     assert after == (200, "ok\n")
 
 
