@@ -24,6 +24,8 @@ from tests.demo.table import console
 from tests.support import assets
 from tests.support.clients_world import ClientsWorld
 from tests.support.operator_stack import OperatorStack
+from tests.support.processes import ProcessFailedError
+from tests.support.stack_diagnosis import diagnosis
 
 
 def main() -> int:
@@ -69,9 +71,14 @@ def _stack(workdir: Path | None = None) -> Iterator[tuple[OperatorStack, Clients
 def _tell(stack: OperatorStack, clients: ClientsWorld) -> tuple[bool, str]:
     outcome = Outcome()
     with _follower(stack, story.NAMESPACE) as first, _follower(stack, clients.namespace) as second:
-        story.Story(stack, first).tell(outcome)
-        act = liveness.SecondAct(stack, second, clients)
-        act.tell(outcome, first, (story.STAYS,))
+        try:
+            story.Story(stack, first).tell(outcome)
+            act = liveness.SecondAct(stack, second, clients)
+            act.tell(outcome, first, (story.STAYS,))
+        except (TimeoutError, ProcessFailedError) as error:
+            outcome.faults.append(str(error))
+        if not outcome.ok:
+            console.print(diagnosis(stack), markup=False, highlight=False, soft_wrap=True)
     for fault in outcome.all_faults:
         console.print(f"[red]fault:[/] {fault}")
     verdict = "[green]the right ones ended, none else, and nothing is left[/]"

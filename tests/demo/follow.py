@@ -51,6 +51,11 @@ class SessionFollower:
         if self._program.stdout is not None:
             self._program.stdout.close()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether kubectl gave up, so that nothing more will be seen."""
+        return self._program.poll() is not None
+
     def sessions(self) -> list[Object]:
         """Give the last state of every Session ever seen, by name."""
         with self._lock:

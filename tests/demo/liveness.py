@@ -15,7 +15,7 @@ from tests.demo.outcome import Outcome
 from tests.demo.table import Screen, console, evidence_table
 from tests.support.clients_world import ClientsWorld
 from tests.support.operator_stack import OperatorStack
-from tests.support.processes import Process
+from tests.support.processes import Process, ProcessFailedError
 from tests.support.session_world import Object
 
 NAMESPACE = "gpu-clients"
@@ -111,7 +111,7 @@ class SecondAct:
         self._world = clients
         self._clients = {}
         self._doing = {name: role.doing for name, role in ROLES.items()}
-        self._screen = Screen(follower, doing=self._doing)
+        self._screen = Screen(follower, stack.programs, doing=self._doing)
         self._checks = Checks(stack, follower, NAMESPACE)
         self._silenced: set[str] = set()
         self._too_early: set[str] = set()
@@ -122,7 +122,7 @@ class SecondAct:
         kept = tuple(lives_on)
         try:
             self._chapters()
-        except TimeoutError as error:
+        except (TimeoutError, ProcessFailedError) as error:
             outcome.faults.append(str(error))
         self._judge(outcome)
         self._check_clients(outcome)

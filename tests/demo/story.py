@@ -28,7 +28,7 @@ class Story:
     def __init__(self, stack: OperatorStack, follower: SessionFollower) -> None:
         self._stack = stack
         self._follower = follower
-        self._screen = Screen(follower)
+        self._screen = Screen(follower, stack.programs)
         self._checks = Checks(stack, follower, NAMESPACE)
 
     def tell(self, outcome: Outcome) -> None:

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from tests.demo.follow import SessionFollower, phase_of
+from tests.support.processes import Process, ProcessFailedError
 
 COLOURS = {
     "Pending": "yellow",
@@ -27,20 +28,37 @@ def gibibytes(size: int) -> str:
 
 
 class Screen:
-    """Shows the Sessions of one follower, and what each client does if `doing` is given."""
+    """Shows the Sessions of one follower, and what each client does if `doing` is given.
+
+    `programs` are those without which nothing that is waited for could come.
+    """
 
     def __init__(
-        self, follower: SessionFollower, *, doing: Mapping[str, str] | None = None
+        self,
+        follower: SessionFollower,
+        programs: Iterable[Process],
+        *,
+        doing: Mapping[str, str] | None = None,
     ) -> None:
         self._follower = follower
+        self._programs = tuple(programs)
         self._doing = doing
         self._told: dict[str, str] = {}
 
     def show_until(self, done: Callable[[], bool], *, timeout: float, what: str) -> None:
-        """Show the table until `done`; raises TimeoutError with the last picture otherwise."""
+        """Show the table until `done`; draws it once more before it gives up.
+
+        Raises TimeoutError when the time is up, ProcessFailedError when a program has ended.
+        """
         deadline = time.monotonic() + timeout
         with Live(console=console, refresh_per_second=10, transient=True) as live:
             while not done():
+                ended = [p.log.stem for p in self._programs if not p.running]
+                if self._follower.has_ended:
+                    ended.append("kubectl get --watch")
+                if ended:
+                    console.print(self._table())
+                    raise ProcessFailedError(f"{', '.join(ended)} ended; waiting for {what}")
                 if time.monotonic() > deadline:
                     console.print(self._table())
                     raise TimeoutError(f"{timeout:g} s passed while waiting for {what}")

@@ -1,12 +1,13 @@
 """One stack for the whole run, and a namespace of its own for each test."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from tests.support.clients_world import ClientsWorld
 from tests.support.operator_stack import OperatorStack
 from tests.support.session_world import World
+from tests.support.stack_diagnosis import diagnosis
 
 NAMES = itertools.count(1)
 
@@ -32,6 +33,18 @@ QUICK_GATEWAYS = {
     "SILENCE_LIMIT": "PT10S",  # beyond the threshold: who is frozen is lost, not disconnected
     "DRAIN_SPREAD": "PT0.5S",
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave in the output of a failure what the stack looked like at that moment."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and stack is not None:
+        report.sections.append(("the stack at that moment", diagnosis(stack)))
+    return report
 
 
 @pytest.fixture(scope="package")

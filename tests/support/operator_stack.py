@@ -153,6 +153,13 @@ class OperatorStack:
         if self._owns_workdir:
             shutil.rmtree(self.workdir, ignore_errors=True)
 
+    @property
+    def programs(self) -> list[Process]:
+        """The programs that must run as long as nobody ends them: ours, and the kubelets."""
+        nodes = [(node.agent, node.kubelet.process) for node in self.nodes.values()]
+        gateways = [gateway.process for gateway in self.gateways]
+        return [self.controller, *(program for pair in nodes for program in pair), *gateways]
+
     def wait_controller_ready(self) -> None:
         """Wait until the controller has listed everything."""
         self._wait_ready(self.controller, self.controller_metrics_port)
