@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gpusession.agent.gpu_view import GpuView, Sighting, Stranger, sighting_of
-from gpusession.agent.nvml import Blind
+from gpusession.agent.nvml import Blind, BlindReason
 from gpusession.agent.processes import (
     Hit,
     PodProcesses,
@@ -36,7 +36,7 @@ _PAUSES = (0.002, 0.005, 0.01, 0.02)
 """Seconds between looks while something is left; the last one repeats."""
 
 _LAST_LOOK = 0.02
-"""Seconds: none starts later before the deadline, as one that is cut off has seen nothing."""
+"""Seconds: none starts later before the deadline, as one that is cut off sees nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +185,11 @@ class Ascent:
     async def verify(self, rung: Rung, *, apart: timedelta) -> None:
         """Look until two clean reads lie so far apart, or the time is up."""
         pauses = iter(_PAUSES)
+        looked_at = 0.0
         with self._stage(rung) as running:
             while True:
                 began_at = time.monotonic()
-                await self._look(running.deadline_at)
+                await self._look(running.deadline_at, again=looked_at > 0)
                 looked_at = time.monotonic()
                 took = looked_at - began_at
                 left = apart.total_seconds() - self._clean_seconds
@@ -206,9 +207,16 @@ class Ascent:
     def _clean_seconds(self) -> float:
         return self._clean_until - self._clean_since
 
-    async def _look(self, deadline_at: float) -> None:
+    async def _look(self, deadline_at: float, *, again: bool = False) -> None:
+        """Look once; `again` in a stage, one that is cut off leaves what was amiss before it.
+
+        What was clean before it is blind after it: that may have changed meanwhile.
+        """
         began_at = time.monotonic()
         scene = await self._view.look(self.gpu_uuids, deadline_at=deadline_at)
+        is_cut_off = isinstance(scene, Blind) and scene.reason is BlindReason.CUT_OFF
+        if again and is_cut_off and not self.is_clean:
+            return
         sighting = None
         if not isinstance(scene, Blind):
             own = self._holder_pids | {process.pid for process in self._hit.processes}

@@ -117,7 +117,7 @@ class GpuView:
             async with asyncio.timeout(left):
                 seen = await self._look(frozenset(known))
         except TimeoutError:
-            seen = Blind(BlindReason.NVML_TIMEOUT, "NVML gave no answer within this stage")
+            seen = Blind(BlindReason.CUT_OFF, "NVML gave no answer within this stage")
         if isinstance(seen, Blind):
             NVML_BLIND.labels(seen.reason).inc()
         return seen

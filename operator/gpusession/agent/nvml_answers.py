@@ -12,6 +12,8 @@ class BlindReason(StrEnum):
     """Not started, or already closed."""
     NVML_TIMEOUT = auto()
     """No answer in time, or an earlier call has not returned yet."""
+    CUT_OFF = auto()
+    """Whoever asked could wait no longer; NVML may be slow, or well."""
     NVML_ERROR = auto()
     """Any error without a name here."""
     NO_PERMISSION = auto()
