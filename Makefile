@@ -91,7 +91,15 @@ cluster-down: $(READY) ## Take it down, from any shell; nothing stays
 test-cluster: cluster-packages assets ## Stories on the real cluster, tests of the image; PYTEST=... (root)
 	@why="$$($(BIN)/python -m tests.cluster obstacles)"; \
 	if [ -n "$$why" ]; then echo "[gpusession] no real cluster on this machine: $$why" >&2; exit 1; fi
-	@$(BIN)/pytest tests/cluster -p no:cacheprovider --verbose --capture=no --durations=0 --durations-min=2 $(PYTEST)
+	@$(CLUSTER_STORIES) $(PYTEST)
+
+# A cache of its own: test-integration may run beside it, and note its failures.
+CLUSTER_STORIES = $(BIN)/pytest tests/cluster -o cache_dir=.pytest_cache/cluster \
+  --verbose --capture=no --durations=0 --durations-min=2
+
+.PHONY: test-cluster-again
+test-cluster-again: ## Those stories that failed the last time; all where it did not come so far
+	@$(MAKE) --no-print-directory test-cluster PYTEST="--last-failed --maxfail 3"
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import layers, spelling, sizes
