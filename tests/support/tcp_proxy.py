@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from typing import Self
 
 HOST = "127.0.0.1"
@@ -23,6 +24,8 @@ class TcpProxy:
         self.open_to(*targets)
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
+        self.delay_seconds = 0.0
+        """How long everything is on its way, to there and back alike."""
         self._passes = threading.Event()
         self._passes.set()
         self._ends: set[socket.socket] = set()
@@ -102,6 +105,7 @@ class TcpProxy:
         try:
             while data := source.recv(BUFFER):
                 self._passes.wait()
+                time.sleep(self.delay_seconds)
                 sink.sendall(data)
         except OSError:
             pass

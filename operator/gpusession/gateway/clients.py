@@ -20,7 +20,7 @@ from gpusession.gateway import refusals
 from gpusession.gateway.coalescer import BeatCoalescer
 from gpusession.gateway.lease import GatewayLease
 from gpusession.gateway.verified import VerifiedTokens
-from gpusession.store.clients import Answer, ClientStore, Welcome
+from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore, Welcome
 from gpusession.store.identities import IdentityStore, Look
 from gpusession.tokens import Presented, Token
 
@@ -97,6 +97,15 @@ class Clients:
         """Bring the wish that the Session ends."""
         return await self._try(who, lambda: self._store.close(*who), _itself)
 
+    async def mint(self, uid: str) -> tuple[Answer, Token, timedelta]:
+        """Give a further token of a Session and how long it lasts; it is good only with OK."""
+        fresh = tokens.mint(uid)
+        grant = await self._store.mint(uid, fresh.digest, TOKEN_LIFE)
+        if grant.answer is Answer.OK:
+            # Redis may lose it before its client has shown it to anybody.
+            self._verified.note(Presented(uid, fresh.digest))
+        return grant.answer, fresh, grant.lasts
+
     async def refresh(self, who: Presented) -> tuple[Answer, Token, timedelta]:
         """Give another token and how long it lasts; it is good only with OK."""
         fresh = tokens.mint(who.uid)
@@ -115,7 +124,7 @@ class Clients:
             result = await act()
             if answer_of(result) in HEALABLE and await self._is_healed(who):
                 result = await act()
-        await self._note(who, answer_of(result))
+            await self._note(who, answer_of(result))
         return result
 
     async def _is_healed(self, who: Presented) -> bool:
@@ -141,9 +150,7 @@ class Clients:
                 pass
 
     async def _knock(self, who: Presented) -> None:
-        async with self.in_time():
-            may_be_good = await self._store.knock(who.uid)
-        if may_be_good:
+        if await self._store.knock(who.uid):
             raise StoreUnavailable("Redis has lost data; another gateway may know this token")
 
     @asynccontextmanager

@@ -189,8 +189,8 @@ class _Gateway:
             ),
             token_api=TokenApi(
                 store,
+                clients=clients,
                 identities=identities,
-                verified=verified,
                 callers=BearerCheck(
                     reviews,
                     audience=TOKEN_AUDIENCE,

@@ -9,17 +9,15 @@ from datetime import timedelta
 
 from aiohttp import hdrs, web
 
-from gpusession import tokens
 from gpusession.api.frames import RefusalReason, RevocationAnswer, TokenAnswer, TokenRequest
 from gpusession.errors import Limited, Refused
 from gpusession.gateway import requests
 from gpusession.gateway.admission import Admission
+from gpusession.gateway.clients import Clients
 from gpusession.gateway.refusals import RETRY, require
-from gpusession.gateway.verified import VerifiedTokens
 from gpusession.kube.reviews import BearerCheck, KubeReviews
-from gpusession.store.clients import TOKEN_LIFE, Answer, ClientStore
+from gpusession.store.clients import Answer, ClientStore
 from gpusession.store.identities import IdentityStore
-from gpusession.tokens import Presented
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """A DNS name, as Kubernetes names objects."""
@@ -32,16 +30,16 @@ class TokenApi:
         self,
         store: ClientStore,
         *,
+        clients: Clients,
         identities: IdentityStore,
-        verified: VerifiedTokens,
         callers: BearerCheck,
         reviews: KubeReviews,
         admission: Admission,
         read_timeout: timedelta,
     ) -> None:
         self._store = store
+        self._clients = clients
         self._identities = identities
-        self._verified = verified
         self._callers = callers
         self._reviews = reviews
         self._admission = admission
@@ -52,25 +50,23 @@ class TokenApi:
         asked = await requests.read_body(request, TokenRequest, within=self._read_timeout)
         _refuse_malformed(asked.namespace, asked.name)
         caller = await self._permitted(request, "create", asked.namespace, asked.name)
-        await self._admission.pass_caller(asked.namespace, caller)
-        uid = await self._store.find(asked.namespace, asked.name)
-        if uid is None:
-            require(Answer.MISSING)  # not bound yet, over, or lost: a missing record proves nothing
-            raise AssertionError
-        token = tokens.mint(uid)
-        grant = await self._store.mint(uid, token.digest, TOKEN_LIFE)
-        require(grant.answer)
-        # Redis may lose it before its client has shown it to anybody.
-        self._verified.note(Presented(uid, token.digest))
+        async with self._clients.in_time():
+            await self._admission.pass_caller(asked.namespace, caller)
+            uid = await self._store.find(asked.namespace, asked.name)
+            if uid is None:
+                require(Answer.MISSING)  # not bound yet, over, or lost: it proves nothing
+                raise AssertionError
+            answer, token, lasts = await self._clients.mint(uid)
+        require(answer)
         return requests.answer(
-            TokenAnswer(token=token.text, expires_in_seconds=grant.lasts.total_seconds())
+            TokenAnswer(token=token.text, expires_in_seconds=lasts.total_seconds())
         )
 
     async def revoke(self, request: web.Request) -> web.Response:
         """DELETE /v1/tokens?user=&namespace=: all tokens of a user's Sessions, for good.
 
         Those whose records are being rebuilt are not known as theirs: then the rest is revoked,
-        and the caller has to come again.
+        and the caller has to come again. However many there are, each is a command of its own.
         """
         user, namespace = request.query.get("user", ""), request.query.get("namespace", "")
         if not user:

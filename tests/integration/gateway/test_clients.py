@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from tests.support.records import now_ms, open_record, read_record, watch
 from tests.support.redis_server import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 
 from gpusession import tokens
 from gpusession.errors import Refused, StoreUnavailable
@@ -213,3 +214,20 @@ async def test_no_verb_waits_longer_than_the_answer_timeout(
             await clients.close(WHO)
 
     assert time.monotonic() - started < 2
+
+
+async def test_all_steps_of_a_verb_share_the_answer_timeout(
+    own_redis: RedisServer, redis: RedisClient
+) -> None:
+    """Each is quick enough by itself: an unknown token is looked up, and then knocked with."""
+    await watch(redis)
+    stranger = Presented(UID, tokens.mint(UID).digest)
+    with TcpProxy(own_redis.port) as link:
+        url = f"redis://127.0.0.1:{link.port}/0"
+        slow = RedisClient(url, timeout=timedelta(seconds=5), connections=1)
+        async with slow, gateway(slow) as clients:
+            assert (await clients.look(stranger)).answer is Answer.TOKEN_UNKNOWN
+            link.delay_seconds = 0.15
+
+            with pytest.raises(StoreUnavailable, match=r"no answer within 0\.5 s"):
+                await clients.look(stranger)

@@ -225,3 +225,23 @@ async def test_a_real_apiserver_says_the_same(
     assert (await office.mint("chat", bearer=minter, namespace=place)).status == 200
     refused = await office.mint("other", bearer=minter, namespace=place)
     assert refused.reason == (403, "Forbidden")
+
+
+async def test_a_slow_redis_is_an_answer_in_time(
+    own_redis: RedisServer, start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    """Whatever a single command is allowed: a caller waits for all of them together."""
+    async with FakeApiserver() as apiserver:
+        apiserver.tokens["ada"] = ("ada", [AUDIENCE])
+        apiserver.allowed.add(("ada", "create", "ns", "chat"))
+        kubeconfig = apiserver.write_kubeconfig(tmp_path / "kubeconfig")
+        front = await start_gateway(
+            own_redis, kubeconfig=kubeconfig, redis_timeout="PT8S", answer_timeout="PT0.5S"
+        )
+        own_redis.pause()
+
+        reply = await Office(front, apiserver).mint("chat")
+        own_redis.resume()
+
+    assert (reply.status, reply.body["reason"]) == (503, "StoreUnavailable")
+    assert "within 0.5 s" in reply.body["message"]
