@@ -21,6 +21,8 @@ from tests.support.session_world import Object
 NAMESPACE = "gpu-clients"
 
 CONTROLLER = {
+    "LEASE_DURATION": "PT30S",  # nobody stands by for it, and no kubelet starts it again where a
+    "LEASE_RENEW": "PT20S",  # machine that stalls for longer than the default's 6 s has cost it
     "USAGE_PERIOD": "PT1S",
     "DEADLINE_LEASE": "PT2S",
     "LONGEST_SWEEP_GAP": "PT2S",

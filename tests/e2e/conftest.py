@@ -63,6 +63,7 @@ def stack() -> Iterator[OperatorStack]:
 @pytest.fixture
 def world(stack: OperatorStack) -> Iterator[World]:
     """Give an empty namespace; what a test leaves in it is ended afterwards."""
+    stack.revive_controller()
     world = World(stack, f"e2e-{next(NAMES)}")
     yield world
     stack.plane.kubectl("delete", "namespace", world.namespace, "--wait=false", check=False)
@@ -71,6 +72,7 @@ def world(stack: OperatorStack) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def clients(stack: OperatorStack) -> Iterator[ClientsWorld]:
     """Give a namespace whose Sessions have clients, for all tests of a module."""
+    stack.revive_controller()
     world = ClientsWorld(stack, f"e2e-{next(NAMES)}")
     yield world
     world.end_clients()

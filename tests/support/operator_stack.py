@@ -25,7 +25,7 @@ from tests.support.clock_shift import ShiftedClock
 from tests.support.control_plane import ControlPlane
 from tests.support.pki import Certificate
 from tests.support.processes import Process, free_port, wait_until
-from tests.support.progress import progress
+from tests.support.progress import progress, say
 from tests.support.redis_server import RedisServer
 from tests.support.simulated_node.program import KubeletProgram
 from tests.support.stack_gateway import StackGateway
@@ -164,6 +164,19 @@ class OperatorStack:
         """Wait until the controller has listed everything."""
         self._wait_ready(self.controller, self.controller_metrics_port)
 
+    def revive_controller(self) -> None:
+        """Start the controller again, as kubelet does, where a stalled machine has ended it."""
+        if self._restart_controller():
+            self.wait_controller_ready()
+
+    def _restart_controller(self) -> bool:
+        if self.controller.running:
+            return False
+        say(f"the controller had ended: {self.controller.log_tail(1)}")
+        self.controller.kill()
+        self.controller.start()
+        return True
+
     def keep_controller(self) -> None:
         """Do as kubelet does: start the controller again where it ends; wait until it leads.
 
@@ -173,9 +186,7 @@ class OperatorStack:
         since = time.time() + 3
 
         def leads() -> bool:
-            if not self.controller.running:
-                self.controller.kill()
-                self.controller.start()
+            self._restart_controller()
             lease = self.plane.read(LEASE)
             renewed = lease and lease["spec"].get("renewTime")
             return bool(renewed) and datetime.fromisoformat(renewed).timestamp() > since
