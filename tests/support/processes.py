@@ -204,8 +204,12 @@ class Process:
         return True
 
     def pause(self) -> None:
-        """Freeze the program: its connections stay open and nothing answers."""
-        self.signal(signal.SIGSTOP)
+        """Freeze the program: its connections stay open and nothing answers.
+
+        It returns once every thread stands still, which on a busy machine is not at once.
+        """
+        if self.signal(signal.SIGSTOP) and self.pid is not None:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused program go on."""
