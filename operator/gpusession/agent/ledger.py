@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS sessions (
     bytes_before INTEGER,
     processes_ended INTEGER NOT NULL DEFAULT 0,
     report BLOB,
-    changed_at REAL NOT NULL
+    changed_at REAL NOT NULL,
+    looked_after INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_living_session_per_pod
     ON sessions (pod_uid) WHERE state != 'done';
@@ -56,6 +57,9 @@ CREATE TABLE IF NOT EXISTS fence (
     leader_epoch INTEGER NOT NULL
 ) STRICT;
 """
+
+_LATER_COLUMNS = {"looked_after": "INTEGER NOT NULL DEFAULT 0"}
+"""Which a file of an earlier version lacks."""
 
 
 class Ledger:
@@ -131,9 +135,16 @@ class Ledger:
         now = self._now()
         return await self._run(lambda db: _begin(db, session_uid, known, bytes_before, now=now))
 
-    async def settle(self, claim: Claim, report: ReleaseReport, *, done: bool) -> None:
-        """Keep how a release ended; done closes the row for good, or makes a closed one."""
-        await self._run(lambda db: _settle(db, claim, report, done=done, now=self._now()))
+    async def settle(
+        self, claim: Claim, report: ReleaseReport, *, done: bool, looked_after: bool = False
+    ) -> None:
+        """Keep how a release ended; done closes the row for good, or makes a closed one.
+
+        `looked_after` says that the Pod is to be watched for a while, also by a later agent.
+        """
+        state = RowState.DONE if done else RowState.RELEASING
+        kept = (state, looked_after, self._now())
+        await self._run(lambda db: _settle(db, claim, report, kept))
 
     async def prune(self) -> None:
         """Forget rows that have been done for longer than KEEP_DONE."""
@@ -181,10 +192,18 @@ def _open(file: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
+        _add_columns(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    known = {row["name"] for row in db.execute("PRAGMA table_info(sessions)")}
+    for name, kind in _LATER_COLUMNS.items():
+        if name not in known:
+            db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
 
 
 def _fence(db: sqlite3.Connection, leader_epoch: int) -> int:
@@ -266,15 +285,18 @@ def _begin(
 
 
 def _settle(
-    db: sqlite3.Connection, claim: Claim, report: ReleaseReport, *, done: bool, now: float
+    db: sqlite3.Connection,
+    claim: Claim,
+    report: ReleaseReport,
+    kept: tuple[RowState, bool, float],
 ) -> None:
-    state = RowState.DONE if done else RowState.RELEASING
     _note(db, claim.session_uid, Known(report.gpu_uuids, report.seen_holding))
     db.execute(
         "INSERT INTO sessions (session_uid, namespace, name, pod_name, pod_uid, boot_id, state,"
-        " report, processes_ended, attempts, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " looked_after, changed_at, report, processes_ended, attempts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (session_uid) DO UPDATE SET state = excluded.state,"
-        " report = excluded.report, processes_ended = excluded.processes_ended,"
-        " changed_at = excluded.changed_at",
-        (*claim, state, msgspec.json.encode(report), report.processes_ended, report.attempts, now),
+        " looked_after = excluded.looked_after, changed_at = excluded.changed_at,"
+        " report = excluded.report, processes_ended = excluded.processes_ended",
+        (*claim, *kept, msgspec.json.encode(report), report.processes_ended, report.attempts),
     )

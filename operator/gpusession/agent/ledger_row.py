@@ -55,6 +55,8 @@ class Row:
     processes_ended: int
     report: ReleaseReport | None
     """The last one; it stands for good once the row is done."""
+    looked_after: bool
+    """Done, and kubelet may yet start something in the Pod that has no business there."""
 
     @property
     def session_uid(self) -> str:
@@ -76,4 +78,5 @@ def row_of(found: Mapping[str, Any]) -> Row:
         bytes_before=found["bytes_before"],
         processes_ended=found["processes_ended"],
         report=None if encoded is None else msgspec.json.decode(encoded, type=ReleaseReport),
+        looked_after=bool(found["looked_after"]),
     )

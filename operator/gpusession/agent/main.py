@@ -26,7 +26,7 @@ from gpusession.agent.release import Releaser
 from gpusession.agent.server import AgentApi, Probes, api_app, probe_app
 from gpusession.agent.usage import UsageWatch
 from gpusession.certificate import ServerCertificate
-from gpusession.errors import Misconfigured
+from gpusession.errors import Misconfigured, Retry
 from gpusession.kube.client import KubeClient
 from gpusession.kube.connection import KubeConnection
 from gpusession.kube.reader import KubeReader
@@ -137,7 +137,7 @@ async def run(settings: AgentSettings) -> None:
             rebuilding = tasks.create_task(rebuild.run(), name="rebuild")
             await first_of(stopped, rebuilding)
             if not stopped.is_set():
-                await observer.attempt()  # no release comes before it has seen which Pods run
+                await _catch_up(observer, releaser)
                 await _serve(
                     stack, api_app(api, callers), host, settings.port, tls=certificate.context
                 )
@@ -147,6 +147,15 @@ async def run(settings: AgentSettings) -> None:
             for task in (rebuilding, *running):
                 task.cancel()
         log.info("agent stops")
+
+
+async def _catch_up(observer: Observer, releaser: Releaser) -> None:
+    """See which Pods run before any release comes, and which of the released run again."""
+    await observer.attempt()
+    try:
+        await releaser.resume()
+    except Retry as error:
+        log.warning("released Pods are not looked after", error=str(error))
 
 
 def _refuse_other_roots(settings: AgentSettings) -> None:

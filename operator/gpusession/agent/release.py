@@ -101,6 +101,17 @@ class Releaser:
         RELEASE_VERDICTS.labels(report.verdict).inc()
         return report
 
+    async def resume(self) -> None:
+        """Look after the Pods that an earlier agent has released since the node booted.
+
+        Kubelet may have started one again while nobody was there. Of nearly all of them the
+        cgroup is gone: nothing can start there any more.
+        """
+        for row in await self._ledger.rows():
+            is_ours = row.looked_after and row.claim.boot_id == self._boot_id
+            if is_ours and self._processes.has_cgroup(row.claim.pod_uid):
+                self._aftercare.watch(_order_of(row))
+
     async def drain(self, *, within: timedelta) -> None:
         """Wait for the releases in flight; the ledger knows those that do not make it."""
         await self._aftercare.stop()
@@ -198,7 +209,7 @@ class Releaser:
         if order.state is None or report.state.reason is Reason.CLEARED:
             return report
         report = msgspec.structs.replace(report, state=await self._clear_state(order))
-        await self._ledger.settle(row.claim, report, done=True)
+        await self._ledger.settle(row.claim, report, done=True, looked_after=row.looked_after)
         return report
 
     async def _start(
@@ -281,9 +292,11 @@ class Releaser:
             stages=tuple(ascent.stages),
             state=await self._clear_state(order) if done else _WAITING,
         )
+        watched = done and climb.mode is not Mode.VERIFY and not climb.may_restart
         if done or row is not None:
-            await self._ledger.settle(row.claim if row else self._claim(order), report, done=done)
-        if done and climb.mode is not Mode.VERIFY and not climb.may_restart:
+            claim = row.claim if row else self._claim(order)
+            await self._ledger.settle(claim, report, done=done, looked_after=watched)
+        if watched:
             self._aftercare.watch(order)
         return report
 
@@ -309,6 +322,19 @@ class Releaser:
             pod_uid=order.pod_uid,
             boot_id=self._boot_id,
         )
+
+
+def _order_of(row: Row) -> ReleaseOrder:
+    """Repeat the order for a Session that is done: its Redis state is not touched again."""
+    return ReleaseOrder(
+        session_uid=row.claim.session_uid,
+        session_namespace=row.claim.namespace,
+        session_name=row.claim.name,
+        pod_name=row.claim.pod_name,
+        pod_uid=row.claim.pod_uid,
+        gpu_uuids=row.gpu_uuids,
+        seen_holding=row.seen_holding,
+    )
 
 
 def _unknown(

@@ -9,6 +9,7 @@ from tests.support.cluster import until
 
 from gpusession.agent.ledger_row import RowState
 from gpusession.api.release import Mode, Verdict
+from gpusession.api.session import StateKeys
 
 ENDING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
 
@@ -123,6 +124,62 @@ async def test_an_agent_that_stops_watches_no_more(rig: AgentRig) -> None:
     await rig.releaser.drain(within=timedelta(seconds=1))
 
     assert not _watchers()
+
+
+async def test_the_next_agent_looks_after_what_the_last_one_released(rig: AgentRig) -> None:
+    """Also for what kubelet started while there was none."""
+    pod = await released(rig)
+    await rig.start_agent()
+    meanwhile = rig.restart(pod)
+    await rig.releaser.resume()
+
+    await until(lambda: meanwhile.shim.has_exited, what="the second container's end")
+    again = rig.restart(pod)
+
+    await until(lambda: again.shim.has_exited, what="the third container's end")
+
+
+async def test_the_next_agent_leaves_alone_who_may_be_restarted(rig: AgentRig) -> None:
+    """What the last one did not watch is none of its business either."""
+    pod = await rig.start_pod()
+    await rig.binder.bind(rig.bind_request(pod))
+    await rig.releaser.release(rig.order(pod))
+    await rig.start_agent()
+    await rig.releaser.resume()
+
+    assert await _is_left_alone(rig, pod)
+
+
+async def test_the_next_agent_watches_no_pod_that_is_gone(rig: AgentRig) -> None:
+    """The ledger keeps a week of them."""
+    pod = await released(rig)
+    rig.files.remove_pod(pod.cgroup)
+    await rig.start_agent()
+
+    await rig.releaser.resume()
+
+    assert not _watchers()
+
+
+async def test_a_pod_of_before_a_reboot_is_not_watched(rig: AgentRig) -> None:
+    """Whatever runs in it now was not started behind a verdict."""
+    pod = await released(rig)
+    rig.boot_id = "boot-2"
+    await rig.start_agent()
+
+    await rig.releaser.resume()
+
+    assert await _is_left_alone(rig, pod)
+
+
+async def test_a_cleared_state_ends_no_watch(rig: AgentRig) -> None:
+    """A repeated order, for Redis alone, keeps what the ledger says of the Pod."""
+    pod = await released(rig)
+    await rig.releaser.release(rig.order(pod, state=StateKeys(keys=("default:pod:k",))))
+    await rig.start_agent()
+    await rig.releaser.resume()
+
+    assert _watchers()
 
 
 async def _is_left_alone(rig: AgentRig, pod: RunningPod) -> bool:

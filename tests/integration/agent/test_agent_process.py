@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 from tests.support.agent_rig import GIB, NODE, AgentRig, RunningPod
+from tests.support.cluster import until
 from tests.support.pki import CertificateAuthority
 from tests.support.processes import free_port
 from tests.support.toolchain import REPOSITORY
@@ -155,6 +156,21 @@ async def test_kill_9_between_intent_and_done_loses_nothing(agent: AgentProcess)
     assert (report.verdict, report.attempts) == (Verdict.FREED, 2)
     assert report.memory_bytes_before == 6 * GIB
     assert repeat == report
+
+
+async def test_kill_9_after_the_verdict_forgets_no_pod(agent: AgentProcess) -> None:
+    """What kubelet started behind the verdict is ended by the next agent."""
+    pod = await agent.rig.start_pod()
+    await agent.post("/v1/bind", agent.rig.bind_request(pod))
+    deleted = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+    agent.rig.apiserver.add_pod(pod.name, uid=pod.uid, node=NODE, use="exclusive", **deleted)
+    assert (await agent.release(pod)).verdict is Verdict.FREED
+    await agent.signal(signal.SIGKILL)
+    again = agent.rig.restart(pod)
+
+    await agent.start()
+
+    await until(lambda: again.shim.has_exited, what="the second container's end")
 
 
 async def test_sigterm_lets_a_release_in_flight_finish(agent: AgentProcess) -> None:

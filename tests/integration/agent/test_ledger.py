@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -183,6 +185,29 @@ async def test_a_report_survives_reopening(tmp_path: Path, clock: Clock) -> None
 
     assert row is not None
     assert (row.state, row.report) == (RowState.DONE, REPORT)
+
+
+async def test_a_file_of_an_earlier_version_is_read_and_added_to(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """An agent that is upgraded knows what its predecessor did, and how much it can know."""
+    file = tmp_path / "ledger.sqlite"
+    first = Ledger(file, now=clock)
+    await first.bind(CLAIM, baseline=())
+    await first.settle(CLAIM, REPORT, done=True, looked_after=True)
+    await first.close()
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("ALTER TABLE sessions DROP COLUMN looked_after")
+    upgraded = Ledger(file, now=clock)
+
+    before = await upgraded.find("session-1")
+    await upgraded.settle(CLAIM, REPORT, done=True, looked_after=True)
+    after = await upgraded.find("session-1")
+    await upgraded.close()
+
+    assert before is not None
+    assert after is not None
+    assert (before.report, before.looked_after, after.looked_after) == (REPORT, False, True)
 
 
 async def test_done_rows_are_forgotten_after_a_week_and_living_ones_never(
