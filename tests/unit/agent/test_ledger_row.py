@@ -23,10 +23,12 @@ def test_a_fresh_row_has_no_report_and_no_bytes() -> None:
             "bytes_before": None,
             "processes_ended": 0,
             "report": None,
+            "looked_after": 0,
         }
     )
 
     assert (row.session_uid, row.state, row.seen_holding) == ("s", RowState.BOUND, False)
     assert row.bytes_before is None
     assert row.report is None
+    assert not row.looked_after
     assert row.baseline == {ProcessId(7, 70)}
