@@ -195,13 +195,14 @@ def test_a_replaced_pod_ends_the_session_and_lives_on(world: World) -> None:
 
 
 def test_a_pod_that_ends_by_itself_ends_its_session(world: World) -> None:
-    """The workload crashed: its memory is verified to be free all the same."""
+    """The workload crashed: its memory is verified free, and its Pod deleted, all the same."""
     world.start("crash", "--memory=1Gi", "--exit-after=2", "--exit-code=3")
 
     status = world.wait_phase("crash", "Destroyed")
 
     assert status["reason"] == "PodTerminated"
     assert status["release"]["verdict"] == "Freed"
+    assert world.get_pod("crash") is None
 
 
 def test_a_deleted_node_ends_its_sessions_without_an_agent(world: World) -> None:

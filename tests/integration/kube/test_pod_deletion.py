@@ -99,3 +99,18 @@ def test_others_delete_pods_as_ever(plane: ControlPlane) -> None:
     answer = delete_pod(plane, "anyones", HUMAN, gracePeriodSeconds=0)
 
     assert answer.returncode == 0
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_controller_deletes_a_pod_that_has_ended(plane: ControlPlane, phase: str) -> None:
+    """The apiserver itself takes the grace from it, and nothing in it is left to outlive it."""
+    name = f"ended-{phase}".lower()
+    uid = make_pod(plane, name, EXCLUSIVE)
+    plane.kubectl(
+        *("patch", "pod", name, "-n", NAMESPACE, "--subresource=status", "--type=merge"),
+        *("-p", json.dumps({"status": {"phase": phase}})),
+    )
+
+    answer = delete_pod(plane, name, CONTROLLER, preconditions={"uid": uid}, gracePeriodSeconds=1)
+
+    assert answer.returncode == 0, answer.stderr
