@@ -2,27 +2,17 @@
 
 from collections.abc import Iterator
 
+from tests.support.cluster_questions import PODS, SESSIONS, answers
 from tests.support.operator_stack import LEASE, OperatorStack
 from tests.support.processes import Process, tail
 
 LOG_LINES = 25
-_SHOWN = '--output=jsonpath={range .items[*]}{.metadata.name}{" "}{.status}{"\\n"}{end}'
-_QUESTIONS = (
-    ("get", "sessions", "--all-namespaces", _SHOWN),
-    ("get", "pods", "--all-namespaces", "--output=wide"),
-    ("get", f"--raw={LEASE}"),
-)
+_QUESTIONS = (SESSIONS, PODS, ("get", f"--raw={LEASE}"))
 
 
 def diagnosis(stack: OperatorStack) -> str:
     """Tell what Kubernetes shows, which programs run, and what each said last."""
-    return "\n".join([*_asked(stack), *_said(stack)])
-
-
-def _asked(stack: OperatorStack) -> Iterator[str]:
-    for question in _QUESTIONS:
-        answer = stack.plane.kubectl(*question, "--request-timeout=10s", check=False)
-        yield f"$ kubectl {' '.join(question)}\n{answer.stdout}{answer.stderr}"
+    return "\n".join([*answers(stack.plane.kubectl, _QUESTIONS), *_said(stack)])
 
 
 def _said(stack: OperatorStack) -> Iterator[str]:

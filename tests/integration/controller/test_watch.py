@@ -60,9 +60,6 @@ DISCOVERED = {
 """Discovery names Sessions, which are not served: their CRD has just been deleted."""
 
 
-METRICS_PORT = free_port()
-
-
 class Watching:
     """A watch that runs beside a test."""
 
@@ -130,13 +127,21 @@ async def test_end_of_kopf_is_told_with_its_reason(rig: ControllerRig, tmp_path:
 
 
 @pytest.fixture
-async def unhearing(surroundings: Surroundings, tmp_path: Path) -> AsyncIterator[Process]:
+def metrics_port() -> int:
+    """Give the port where a program of the test answers probes."""
+    return free_port()
+
+
+@pytest.fixture
+async def unhearing(
+    surroundings: Surroundings, metrics_port: int, tmp_path: Path
+) -> AsyncIterator[Process]:
     """Give the controller's program at an apiserver whose discovery names no Sessions."""
     async with ScriptedApiserver(EMPTY) as apiserver:
         settings = {
             "KUBECONFIG": kubeconfig.for_fake(tmp_path / "kubeconfig", server=apiserver.url),
             "LISTEN_HOST": "127.0.0.1",
-            "METRICS_PORT": METRICS_PORT,
+            "METRICS_PORT": metrics_port,
             "REDIS_URL": surroundings.redis_url,
             "AGENT_CA_FILE": surroundings.plane.ca_file,
             "WATCH_OPEN_TIMEOUT": "PT3S",
@@ -152,10 +157,12 @@ async def unhearing(surroundings: Surroundings, tmp_path: Path) -> AsyncIterator
             yield program
 
 
-async def test_leader_without_a_watch_is_not_ready_and_ends(unhearing: Process) -> None:
+async def test_leader_without_a_watch_is_not_ready_and_ends(
+    unhearing: Process, metrics_port: int
+) -> None:
     """A rollout waits for it, kubelet starts it again, and its log says why."""
     await until(lambda: unhearing.log_matches("controller started"), what="the leader's start")
-    url = f"http://127.0.0.1:{METRICS_PORT}/readyz"
+    url = f"http://127.0.0.1:{metrics_port}/readyz"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         said = answer.status, await answer.text()
     await until(lambda: not unhearing.running, what="its end")
