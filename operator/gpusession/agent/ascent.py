@@ -185,11 +185,12 @@ class Ascent:
     async def verify(self, rung: Rung, *, apart: timedelta) -> None:
         """Look until two clean reads lie so far apart, or the time is up."""
         pauses = iter(_PAUSES)
-        looked_at = 0.0
+        again = False
         with self._stage(rung) as running:
             while True:
                 began_at = time.monotonic()
-                await self._look(running.deadline_at, again=looked_at > 0)
+                await self._look(running.deadline_at, again=again)
+                again = True
                 looked_at = time.monotonic()
                 took = looked_at - began_at
                 left = apart.total_seconds() - self._clean_seconds

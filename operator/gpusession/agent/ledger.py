@@ -142,9 +142,10 @@ class Ledger:
 
         `looked_after` says that the Pod is to be watched for a while, also by a later agent.
         """
-        state = RowState.DONE if done else RowState.RELEASING
-        kept = (state, looked_after, self._now())
-        await self._run(lambda db: _settle(db, claim, report, kept))
+        state, now = RowState.DONE if done else RowState.RELEASING, self._now()
+        await self._run(
+            lambda db: _settle(db, claim, report, state=state, looked_after=looked_after, now=now)
+        )
 
     async def prune(self) -> None:
         """Forget rows that have been done for longer than KEEP_DONE."""
@@ -288,7 +289,10 @@ def _settle(
     db: sqlite3.Connection,
     claim: Claim,
     report: ReleaseReport,
-    kept: tuple[RowState, bool, float],
+    *,
+    state: RowState,
+    looked_after: bool,
+    now: float,
 ) -> None:
     _note(db, claim.session_uid, Known(report.gpu_uuids, report.seen_holding))
     db.execute(
@@ -298,5 +302,8 @@ def _settle(
         " ON CONFLICT (session_uid) DO UPDATE SET state = excluded.state,"
         " looked_after = excluded.looked_after, changed_at = excluded.changed_at,"
         " report = excluded.report, processes_ended = excluded.processes_ended",
-        (*claim, *kept, msgspec.json.encode(report), report.processes_ended, report.attempts),
+        (
+            *(*claim, state, looked_after, now),
+            *(msgspec.json.encode(report), report.processes_ended, report.attempts),
+        ),
     )
